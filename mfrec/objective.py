@@ -1,0 +1,197 @@
+"""The objective: the cost J of a model on ratings, and its hand-derived gradients.
+
+With e(i,j) = θ̃_jᵀ x̃_i − (y_ij − μ_i), the error of the centred prediction at an observed entry, r(i,j) = 1,
+
+    J = ½ Σ_{(i,j): r(i,j)=1} e(i,j)²  +  ½ Σ_j λ_j ‖θ_j‖²  +  ½ Σ_i λ_i ‖x_i‖²     (biases likewise, with their own λ)
+
+    ∂J/∂x_i = Σ_{j: r=1} e(i,j) θ̃_j + λ_i x_i         vectorized:  E Θ̃  + Λ X
+    ∂J/∂θ_j = Σ_{i: r=1} e(i,j) x̃_i + λ_j θ_j         vectorized:  Eᵀ X̃ + Λ Θ
+
+where E has the errors at the observed entries and nothing elsewhere.  So a cost is one `sampled_dot`, and a gradient
+two `matmul`s more.  θ̃ and x̃ are the augmented rows of `MatrixFactorization.tables`; a bias is a factor whose partner is
+the constant 1, hence ∂J/∂b_i = Σ_j e(i,j) + λ_i b_i falls out of the same product.
+
+The scaling of λ is the silent difference between published results, so it is named: each row's λ is l2 times
+
+    "row"     1          the texts' penalty, λ/2 (Σ_i ‖x_i‖² + Σ_j ‖θ_j‖²)
+    "sqrt"    √n         n = the number of ratings of that row
+    "rating"  n          the penalty inside the sum, as in sample-by-sample SGD and ALS-WR (Zhou et al. 2008, eq. 3)
+
+Another loss replaces ½e² by ℓ(ŷ − μ, y − μ) and e by ℓ' everywhere above: see `Loss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfrec.errors import InputError, unknown
+from mfrec.model import MatrixFactorization
+from mfrec.ratings import Pattern, Ratings
+from mfrec.sparse import matmul, sampled_dot
+
+
+class Loss(NamedTuple):
+    """An elementwise loss ℓ(prediction, target) and its derivative in the prediction."""
+
+    value: Callable[[Tensor, Tensor], Tensor]
+    derivative: Callable[[Tensor, Tensor], Tensor]
+
+
+SQUARED = Loss(value=lambda p, y: 0.5 * (p - y).square(), derivative=lambda p, y: p - y)
+
+SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "row": torch.ones_like,
+    "sqrt": torch.sqrt,
+    "rating": lambda counts: counts,
+}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """J and its gradients.
+
+    Args:
+        l2: λ of the factors, before its scaling.
+        bias_l2: λ of the biases, before its scaling; None is l2.
+        scaling: how λ grows with a row's number of ratings, a name in `SCALINGS`.
+        loss: what an observed entry costs; the squared error unless given.
+    """
+
+    l2: float = 0.0
+    bias_l2: float | None = None
+    scaling: str = "row"
+    loss: Loss = SQUARED
+
+    def __post_init__(self) -> None:
+        for name, value in (("l2", self.l2), ("bias_l2", self.bias_l2)):
+            if value is not None and not 0 <= value < float("inf"):
+                raise InputError(f"{name} {value:g} is not a penalty; give 0 or more")
+        if self.scaling not in SCALINGS:
+            raise unknown("scaling of λ", self.scaling, SCALINGS)
+
+    def __call__(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
+        """J as a differentiable scalar whose backward pass is the hand-derived gradient, for any torch optimizer."""
+        data: Tensor = _DataCost.apply(*model.tables(), model.targets(ratings), ratings, self.loss)  # type: ignore[no-untyped-call]
+        return data + self.penalty(model, ratings)
+
+    @torch.no_grad()
+    def cost(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
+        """J, a scalar."""
+        prediction = sampled_dot(ratings.by_user, *model.tables())
+        return self.loss.value(prediction, model.targets(ratings)).sum() + self.penalty(model, ratings)
+
+    @torch.no_grad()
+    def gradients(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
+        """∂J by parameter, keyed and shaped like `model.named_parameters()`."""
+        return self.cost_and_gradients(model, ratings)[1]
+
+    @torch.no_grad()
+    def cost_and_gradients(self, model: MatrixFactorization, ratings: Ratings) -> tuple[Tensor, dict[str, Tensor]]:
+        """(J, ∂J by parameter) from one `sampled_dot` and two `matmul`s."""
+        users, items = model.tables()
+        prediction, target = sampled_dot(ratings.by_user, users, items), model.targets(ratings)
+        errors = self.loss.derivative(prediction, target)
+        gradients = model.columns(*table_gradients(ratings, errors, users, items))
+        parameters = dict(model.named_parameters())
+        for name, weight in self.penalty_weights(model, ratings).items():
+            gradients[name] = gradients[name].addcmul(weight, parameters[name])
+        return self.loss.value(prediction, target).sum() + self.penalty(model, ratings), gradients
+
+    def penalty(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
+        """½ Σ λ ‖·‖² over every row of every table, a differentiable scalar."""
+        parameters = dict(model.named_parameters())
+        terms = [(w * parameters[name].square()).sum() for name, w in self.penalty_weights(model, ratings).items()]
+        return 0.5 * torch.stack(terms).sum()
+
+    def penalty_weights(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
+        """λ of every row of each parameter, (n_rows, 1), keyed like `model.named_parameters()`."""
+        users, items = (self._row_scaling(p).to(model.scale.dtype) for p in (ratings.by_user, ratings.by_item))
+        bias_l2 = self.l2 if self.bias_l2 is None else self.bias_l2
+        weights = {"user_factors.weight": self.l2 * users, "item_factors.weight": self.l2 * items}
+        if model.user_bias is not None:
+            weights |= {"user_bias.weight": bias_l2 * users, "item_bias.weight": bias_l2 * items}
+        return weights
+
+    def _row_scaling(self, pattern: Pattern) -> Tensor:
+        return SCALINGS[self.scaling](pattern.counts.double())[:, None]
+
+    @torch.no_grad()
+    def user_cost(self, model: MatrixFactorization, ratings: Ratings, user: int) -> Tensor:
+        """The part of J that user's row enters, with the items fixed: a ridge regression in θ̃_user.
+
+        ½ Σ_{i: r(i,user)=1} e(i,user)² + ½ λ_user ‖θ_user‖²; summed over the users it is J less the items' penalty.
+        """
+        return self._row_cost(model, ratings, "user", user)
+
+    @torch.no_grad()
+    def item_cost(self, model: MatrixFactorization, ratings: Ratings, item: int) -> Tensor:
+        """The part of J that item's row enters, with the users fixed: a ridge regression in x̃_item."""
+        return self._row_cost(model, ratings, "item", item)
+
+    def _row_cost(self, model: MatrixFactorization, ratings: Ratings, side: str, row: int) -> Tensor:
+        size = ratings.n_users if side == "user" else ratings.n_items
+        if not 0 <= row < size:
+            raise InputError(f"{side} index {row} is not in these ratings ({size:,} {side}s)")
+        own = ratings.select((ratings.users if side == "user" else ratings.items) == row)
+        data = Objective(loss=self.loss).cost(model, own)
+        parameters = dict(model.named_parameters())
+        weights = self.penalty_weights(model, ratings)
+        mine = [name for name in weights if name.startswith(side)]
+        return data + 0.5 * torch.stack([(weights[n][row] * parameters[n][row].square()).sum() for n in mine]).sum()
+
+
+def table_gradients(ratings: Ratings, errors: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """(Eᵀ X̃, E Θ̃) for errors in the order of the ratings: the data part of the gradients in Θ̃ and in X̃."""
+    transposed = errors.index_select(0, ratings.item_order)
+    return matmul(ratings.by_user, errors, items), matmul(ratings.by_item, transposed, users)
+
+
+class _DataCost(torch.autograd.Function):
+    """Σ ℓ(θ̃_jᵀ x̃_i, target) over the observed entries, with the hand-derived gradient as its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, ratings: Ratings, loss: Loss) -> Tensor:
+        prediction = sampled_dot(ratings.by_user, users, items)
+        ctx.ratings = ratings
+        ctx.save_for_backward(users, items, loss.derivative(prediction, targets))
+        return loss.value(prediction, targets).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        users, items, errors = ctx.saved_tensors
+        return *table_gradients(ctx.ratings, errors * grad, users, items), None, None, None
+
+
+def naive_cost_and_gradients(
+    model: MatrixFactorization, ratings: Ratings, l2: float
+) -> tuple[float, dict[str, list[list[float]]]]:
+    """J and its gradients by the texts' plain loops: what the fast form above is tested against.
+
+    For every movie i, for every user j, if a rating exists; λ per row, every table alike.
+    """
+    U, V = (table.tolist() for table in model.tables())
+    target = model.targets(ratings)
+    Y = dict(zip(zip(ratings.items.tolist(), ratings.users.tolist(), strict=True), target.tolist(), strict=True))
+    J, dU, dV = 0.0, [[0.0] * len(U[0]) for _ in U], [[0.0] * len(V[0]) for _ in V]
+    for i in range(len(V)):
+        for j in range(len(U)):
+            if (i, j) not in Y:
+                continue
+            e = sum(a * b for a, b in zip(U[j], V[i], strict=True)) - Y[i, j]
+            J += 0.5 * e * e
+            for k in range(len(U[j])):
+                dU[j][k] += e * V[i][k]
+                dV[i][k] += e * U[j][k]
+    gradients = {}
+    for name, columns in model.columns(torch.tensor(dU, dtype=torch.float64), torch.tensor(dV, dtype=torch.float64)).items():
+        parameter = model.get_parameter(name).tolist()
+        J += 0.5 * l2 * sum(p * p for row in parameter for p in row)
+        pairs = zip(columns.tolist(), parameter, strict=True)
+        gradients[name] = [[g + l2 * p for g, p in zip(*rows, strict=True)] for rows in pairs]
+    return J, gradients

@@ -1,0 +1,35 @@
+"""Solvers: each one way to lower the cost, one `epoch()` at a time.
+
+A new solver is one class that keeps the promise of `Solver`, and one row in `SOLVERS`.  Its keyword arguments after
+`generator` are its knobs: they become its command-line options, with the help its docstring gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from mfrec.solvers.descent import SGD, GradientDescent, Optim
+
+
+class Solver(Protocol):
+    """Constructed from (model, ratings, objective, *, generator, and its knobs); changes the model in place."""
+
+    defaults: ClassVar[dict[str, Any]]
+    """What suits this solver of the options that every solver has, e.g. {"l2": 10.0}."""
+
+    def epoch(self) -> dict[str, float]:
+        """Go over the ratings once; afterwards the model is usable.  Returns what is worth a curve, such as "lr"."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What, beside the model, decides the epochs to come: tensors, numbers and strings, in dicts and lists."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the solver that gave this state would have, to the same bits."""
+        ...
+
+
+SOLVERS: dict[str, Callable[..., Solver]] = {"sgd": SGD, "gd": GradientDescent, "optim": Optim}
+DEFAULT = "sgd"

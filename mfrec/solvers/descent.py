@@ -1,0 +1,269 @@
+"""Gradient descent: on all ratings at once, on blocks of them, or by any torch optimizer.
+
+    gd      X ← X − α ∂J/∂X,  Θ ← Θ − α ∂J/∂Θ           both from the same X and Θ, exactly as in the texts
+    sgd     the same on one block of the ratings matrix after another, in place
+    optim   a torch.optim optimizer, fed by autograd with the hand-derived gradient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfrec.errors import InputError, unknown
+from mfrec.model import MatrixFactorization
+from mfrec.objective import Objective, table_gradients
+from mfrec.ratings import Ratings
+from mfrec.sparse import sampled_dot
+
+
+class GradientDescent:
+    """Full-batch gradient descent: one step α along the gradient of J an epoch.
+
+    Args:
+        lr: step size α; J sums over ratings, so what is stable shrinks as users and items have more of them.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {"rank": 10, "l2": 10.0, "scaling": "row", "epochs": 500}
+
+    def __init__(
+        self,
+        model: MatrixFactorization,
+        ratings: Ratings,
+        objective: Objective,
+        *,
+        generator: torch.Generator | None = None,
+        lr: float = 0.001,
+    ) -> None:
+        self.model, self.ratings, self.objective = model, ratings, objective
+        self.lr = _positive("lr", lr)
+
+    @torch.no_grad()
+    def epoch(self) -> dict[str, float]:
+        gradients = self.objective.gradients(self.model, self.ratings)
+        for name, parameter in self.model.named_parameters():
+            parameter.sub_(gradients[name], alpha=self.lr)
+        return {"lr": self.lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class Block(NamedTuple):
+    """One block of the shuffled ratings matrix: its rows, its columns, and its centred ratings, indexed within it."""
+
+    users: slice
+    items: slice
+    ratings: Ratings
+
+
+class SGD:
+    """Mini-batch SGD with manual in-place updates, where a batch is a block of the ratings matrix.
+
+    Users and items are shuffled once and cut into P and Q parts.  Each of the P × Q blocks is a small sparse matrix
+    with a J of its own,
+
+        J_b = Σ_{ratings in b} ½ e² + ½ Σ_{users in b} (λ_j / Q) ‖θ_j‖² + ½ Σ_{items in b} (λ_i / P) ‖x_i‖²
+
+    so that Σ_b J_b = J: a user's row meets Q blocks an epoch, an item's P.  An epoch visits the blocks in random order
+    and updates the rows of each in place from its gradient g by the two sparse products, which read a block's tables
+    from cache.  With `momentum` β, g is replaced by the running v ← β v + g.  The step is one of
+
+        "plain"     x ← x − α g
+        "implicit"  x ← x − α g / (1 + α n_b)      n_b = ratings of that row in the block
+        "adagrad"   x ← x − α g / √(Σ g²)          elementwise, over all steps so far (Duchi et al. 2011)
+
+    A plain step sums over the n_b ratings that sample-by-sample SGD would go through one after the other, each seeing
+    the error that the last one left: along a direction of unit curvature those n_b steps shrink an error to
+    (1 − α)^n_b of itself, the plain step to 1 − α n_b, which diverges once α n_b > 2.  The implicit step, to
+    1 / (1 + α n_b), never does (Toulis & Airoldi 2017), which is what lets a film with 3,000 ratings share α with one
+    that has three.
+
+    Args:
+        lr: step size α of the first epoch.
+        lr_decay: epoch t uses lr / (1 + lr_decay · t), t = 0, 1, …
+        step: plain, implicit or adagrad.
+        momentum: β in [0, 1).
+        blocks: P and Q; fewer are used where there are fewer users or items.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        model: MatrixFactorization,
+        ratings: Ratings,
+        objective: Objective,
+        *,
+        generator: torch.Generator,
+        lr: float = 0.02,
+        lr_decay: float = 0.0,
+        step: str = "implicit",
+        momentum: float = 0.0,
+        blocks: tuple[int, int] = (8, 8),
+    ) -> None:
+        if step not in ("plain", "implicit", "adagrad"):
+            raise unknown("step", step, ("plain", "implicit", "adagrad"))
+        if not 0 <= momentum < 1:
+            raise InputError(f"momentum {momentum:g} is not in [0, 1); 0.9 is usual, 0 turns it off")
+        if not lr_decay >= 0:
+            raise InputError(f"lr_decay {lr_decay:g} is negative; 0 keeps lr constant")
+        if min(blocks) < 1:
+            raise InputError(f"blocks {blocks[0]} × {blocks[1]} leave no batch; give 1 or more of each")
+        self.model, self.ratings, self.objective, self.generator = model, ratings, objective, generator
+        self.lr, self.lr_decay, self.step, self.momentum = _positive("lr", lr), lr_decay, step, momentum
+        self.blocks = (min(blocks[0], ratings.n_users), min(blocks[1], ratings.n_items))
+        self.epochs = 0
+        self.user_order = torch.randperm(ratings.n_users, generator=generator).to(ratings.device)
+        self.item_order = torch.randperm(ratings.n_items, generator=generator).to(ratings.device)
+        # v of momentum and Σ g² of Adagrad, laid out like the shuffled tables; empty where not used.
+        users, items = model.tables()
+        self.velocity = [torch.zeros_like(t) for t in (users, items)] if momentum else []
+        self.squares = [torch.zeros_like(t) for t in (users, items)] if step == "adagrad" else []
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Cut the ratings into blocks by the shuffled orders, and lay λ and the free columns out like the tables."""
+        self.parts = list(_blocks(self.ratings, self.model.targets(self.ratings), self.user_order, self.item_order, self.blocks))
+        self.penalty = [torch.zeros_like(t) for t in self.model.tables()]
+        self.free = [torch.zeros_like(t[:1]) for t in self.model.tables()]
+        weights = self.objective.penalty_weights(self.model, self.ratings)
+        for name, columns in self.model.columns(*self.penalty).items():
+            columns.copy_(weights[name].expand_as(columns))
+        for columns in self.model.columns(*self.free).values():
+            columns.fill_(1.0)
+        P, Q = self.blocks
+        self.penalty = [self.penalty[0][self.user_order] / Q, self.penalty[1][self.item_order] / P]
+
+    @torch.no_grad()
+    def epoch(self) -> dict[str, float]:
+        lr = self.lr / (1 + self.lr_decay * self.epochs)
+        users, items = self.model.tables()
+        shuffled = (users[self.user_order], items[self.item_order])
+        for b in torch.randperm(len(self.parts), generator=self.generator).tolist():
+            self._update(self.parts[b], shuffled, lr)
+        users[self.user_order], items[self.item_order] = shuffled
+        for name, columns in self.model.columns(users, items).items():
+            self.model.get_parameter(name).copy_(columns)
+        self.epochs += 1
+        return {"lr": lr}
+
+    def _update(self, block: Block, tables: tuple[Tensor, Tensor], lr: float) -> None:
+        """One step on the rows of one block, in place."""
+        ratings = block.ratings
+        users, items = tables[0][block.users], tables[1][block.items]
+        errors = self.objective.loss.derivative(sampled_dot(ratings.by_user, users, items), ratings.values)
+        gradients = table_gradients(ratings, errors, users, items)
+        sides = ((block.users, users, ratings.by_user), (block.items, items, ratings.by_item))
+        for side, (rows, table, pattern) in enumerate(sides):
+            g = gradients[side].addcmul_(self.penalty[side][rows], table).mul_(self.free[side])
+            if self.momentum:
+                g = self.velocity[side][rows].mul_(self.momentum).add_(g)
+            if self.step == "plain":
+                table.sub_(g, alpha=lr)
+            elif self.step == "implicit":
+                table.addcdiv_(g, (1 + lr * pattern.counts.to(g.dtype))[:, None], value=-lr)
+            else:
+                squares = self.squares[side][rows].addcmul_(g, g)
+                table.addcdiv_(g, squares.sqrt().clamp_min_(torch.finfo(g.dtype).tiny), value=-lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epochs": self.epochs,
+            "user_order": self.user_order,
+            "item_order": self.item_order,
+            "velocity": self.velocity,
+            "squares": self.squares,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs = state["epochs"]
+        self.generator.set_state(state["generator"].cpu())
+        device = self.ratings.device
+        self.user_order, self.item_order = state["user_order"].to(device), state["item_order"].to(device)
+        self.velocity = [t.to(device) for t in state["velocity"]]
+        self.squares = [t.to(device) for t in state["squares"]]
+        self._lay_out()
+
+
+class Optim:
+    """Any optimizer of torch.optim by name, one full-batch step an epoch.
+
+    Autograd differentiates J, whose backward pass is the hand-derived gradient, so a step costs what `gd`'s does.
+
+    Args:
+        optimizer: a class of torch.optim, in any case: adam, adamw, rmsprop, lbfgs, …
+        lr: its learning rate.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 300}
+
+    def __init__(
+        self,
+        model: MatrixFactorization,
+        ratings: Ratings,
+        objective: Objective,
+        *,
+        generator: torch.Generator | None = None,
+        optimizer: str = "adam",
+        lr: float = 0.02,
+    ) -> None:
+        classes = {name.lower(): value for name, value in vars(torch.optim).items() if isinstance(value, type)}
+        # They take no dense gradient, or are not optimizers on their own.
+        for name in ("optimizer", "sparseadam", "muon"):
+            classes.pop(name, None)
+        if optimizer.lower() not in classes:
+            raise unknown("optimizer", optimizer, classes)
+        self.model, self.ratings, self.objective = model, ratings, objective
+        self.lr = _positive("lr", lr)
+        self.optimizer: torch.optim.Optimizer = classes[optimizer.lower()](model.parameters(), lr=lr)
+
+    def epoch(self) -> dict[str, float]:
+        def closure() -> float:
+            self.optimizer.zero_grad()
+            cost = self.objective(self.model, self.ratings)
+            cost.backward()  # type: ignore[no-untyped-call]
+            return float(cost.detach())
+
+        self.optimizer.step(closure)
+        return {"lr": self.lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+def _blocks(
+    ratings: Ratings, targets: Tensor, user_order: Tensor, item_order: Tensor, parts: tuple[int, int]
+) -> Iterator[Block]:
+    """The P × Q blocks of the matrix whose rows and columns are shuffled by the two orders, as equal as can be."""
+    place = []
+    for order, indices, n_parts in zip((user_order, item_order), (ratings.users, ratings.items), parts, strict=True):
+        position = torch.empty_like(order)
+        position[order] = torch.arange(len(order), device=order.device)
+        bounds = torch.arange(n_parts + 1, device=order.device) * len(order) // n_parts
+        shuffled = position[indices.long()]
+        part = torch.bucketize(shuffled, bounds[1:], right=True)
+        place.append((shuffled - bounds[part], part, bounds.tolist()))
+    (users, user_part, user_bounds), (items, item_part, item_bounds) = place
+    block = user_part * parts[1] + item_part
+    members = torch.argsort(block, stable=True).split(torch.bincount(block, minlength=parts[0] * parts[1]).tolist())
+    for b, m in enumerate(members):
+        p, q = divmod(b, parts[1])
+        rows, cols = slice(*user_bounds[p : p + 2]), slice(*item_bounds[q : q + 2])
+        yield Block(rows, cols, Ratings(users[m], items[m], targets[m], rows.stop - rows.start, cols.stop - cols.start))
+
+
+def _positive(name: str, value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise InputError(f"{name} {value:g} is not a step size; give a positive number")
+    return value
