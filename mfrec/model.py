@@ -156,10 +156,8 @@ class MatrixFactorization(nn.Module):
         Raises:
             InputError: an index is not in the model.
         """
-        for kind, indices, n in (("user", users, self.n_users), ("item", items, self.n_items)):
-            if len(indices) and not (0 <= int(indices.min()) and int(indices.max()) < n):
-                wrong = indices[(indices < 0) | (indices >= n)][0]
-                raise InputError(f"{kind} index {int(wrong)} is not in this model ({n:,} {kind}s)")
+        check_indices("user", users, self.n_users)
+        check_indices("item", items, self.n_items)
         blocks = zip(users.split(PAIR_BLOCK), items.split(PAIR_BLOCK), strict=True)
         prediction = torch.cat([self(u, i) for u, i in blocks]) if len(users) else self.scale.new_zeros(0)
         return self.clip(prediction) if clip else prediction
@@ -190,7 +188,9 @@ class MatrixFactorization(nn.Module):
         if self.user_bias is None or self.item_bias is None:
             return users, items
         ones_u, ones_i = (torch.ones_like(bias.weight) for bias in (self.user_bias, self.item_bias))
-        return torch.cat([users, self.user_bias.weight, ones_u], 1), torch.cat([items, ones_i, self.item_bias.weight], 1)
+        return torch.cat([users, self.user_bias.weight, ones_u], 1), torch.cat(
+            [items, ones_i, self.item_bias.weight], 1
+        )
 
     def columns(self, user_table: Tensor, item_table: Tensor) -> dict[str, Tensor]:
         """Of two tables laid out like `tables()`, the columns of each parameter, keyed like `named_parameters()`.
@@ -229,5 +229,13 @@ def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0) -> Tensor
     raise unknown("offset", kind, OFFSETS)
 
 
+def check_indices(kind: str, indices: Tensor, size: int) -> None:
+    """Raise InputError, naming the first one, unless all indices are in 0 … size-1."""
+    wrong = indices[(indices < 0) | (indices >= size)]
+    if len(wrong):
+        raise InputError(f"{kind} index {int(wrong[0])} is not in this model ({size:,} {kind}s, from 0)")
+
+
 def _embedding(weight: Tensor) -> nn.Embedding:
-    return nn.Embedding.from_pretrained(weight, freeze=False)
+    embedding: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=False)
+    return embedding

@@ -76,7 +76,7 @@ class Objective:
 
     def __call__(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """J as a differentiable scalar whose backward pass is the hand-derived gradient, for any torch optimizer."""
-        data: Tensor = _DataCost.apply(*model.tables(), model.targets(ratings), ratings, self.loss)  # type: ignore[no-untyped-call]
+        data: Tensor = DataCost.apply(*model.tables(), model.targets(ratings), ratings, self.loss)  # type: ignore[no-untyped-call]
         return data + self.penalty(model, ratings)
 
     @torch.no_grad()
@@ -151,7 +151,7 @@ def table_gradients(ratings: Ratings, errors: Tensor, users: Tensor, items: Tens
     return matmul(ratings.by_user, errors, items), matmul(ratings.by_item, transposed, users)
 
 
-class _DataCost(torch.autograd.Function):
+class DataCost(torch.autograd.Function):
     """Σ ℓ(θ̃_jᵀ x̃_i, target) over the observed entries, with the hand-derived gradient as its backward pass."""
 
     @staticmethod
@@ -162,7 +162,7 @@ class _DataCost(torch.autograd.Function):
         return loss.value(prediction, targets).sum()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         users, items, errors = ctx.saved_tensors
         return *table_gradients(ctx.ratings, errors * grad, users, items), None, None, None
@@ -189,7 +189,9 @@ def naive_cost_and_gradients(
                 dU[j][k] += e * V[i][k]
                 dV[i][k] += e * U[j][k]
     gradients = {}
-    for name, columns in model.columns(torch.tensor(dU, dtype=torch.float64), torch.tensor(dV, dtype=torch.float64)).items():
+    for name, columns in model.columns(
+        torch.tensor(dU, dtype=torch.float64), torch.tensor(dV, dtype=torch.float64)
+    ).items():
         parameter = model.get_parameter(name).tolist()
         J += 0.5 * l2 * sum(p * p for row in parameter for p in row)
         pairs = zip(columns.tolist(), parameter, strict=True)

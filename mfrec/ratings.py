@@ -117,8 +117,8 @@ class Ratings:
     @classmethod
     def from_scipy(cls, matrix: scipy.sparse.spmatrix | scipy.sparse.sparray) -> Ratings:
         """From a users × items scipy sparse matrix; every stored entry is a rating, stored zeros too."""
-        coo = scipy.sparse.coo_array(matrix)
-        users, items = (torch.from_numpy(index.astype(np.int64)) for index in coo.coords)
+        coo = matrix.tocoo()
+        users, items = (torch.from_numpy(index.astype(np.int64)) for index in (coo.row, coo.col))
         return cls(users, items, torch.from_numpy(coo.data), n_users=coo.shape[0], n_items=coo.shape[1])
 
     def __len__(self) -> int:
@@ -211,7 +211,7 @@ def leave_last_out(ratings: Ratings, fraction: float, generator: torch.Generator
 
 
 def k_folds(ratings: Ratings, k: int, generator: torch.Generator) -> Tensor:
-    """(n_ratings,) fold number 0 … k-1 of each rating, sizes equal to within one; `folds == f` is a mask to split by."""
+    """(n_ratings,) fold number 0 … k-1 of each rating, equal in size to within one; `folds == f` is a mask."""
     if not 2 <= k <= len(ratings):
         raise InputError(f"{k} folds of {len(ratings):,} ratings; give from 2 to {len(ratings):,}")
     folds = torch.empty(len(ratings), dtype=torch.int64)

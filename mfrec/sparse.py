@@ -29,8 +29,8 @@ def sampled_dot(pattern: Pattern, A: Tensor, B: Tensor) -> Tensor:
     """(n_entries,) A[row] · B[col] at every observed entry; A is (n_rows, k), B is (n_cols, k)."""
     if torch_has_products(A.device.type, A.dtype):
         zeros = _csr(pattern, torch.zeros(len(pattern.col), dtype=A.dtype, device=A.device))
-        # Indexing an input of zeros and beta=0: values are pattern only, whatever they hold.
-        return torch.sparse.sampled_addmm(zeros, A, B.mT, beta=0.0).values()
+        out: Tensor = torch.sparse.sampled_addmm(zeros, A, B.mT, beta=0.0)
+        return out.values()
     return gathered_sampled_dot(pattern, A, B)
 
 

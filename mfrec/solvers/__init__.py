@@ -6,14 +6,22 @@ A new solver is one class that keeps the promise of `Solver`, and one row in `SO
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
+import torch
+
+from mfrec.model import MatrixFactorization
+from mfrec.objective import Objective
+from mfrec.ratings import Ratings
 from mfrec.solvers.descent import SGD, GradientDescent, Optim
 
 
 class Solver(Protocol):
-    """Constructed from (model, ratings, objective, *, generator, and its knobs); changes the model in place."""
+    """Constructed from these and, by keyword, its own knobs; changes the model in place."""
+
+    def __init__(
+        self, model: MatrixFactorization, ratings: Ratings, objective: Objective, *, generator: torch.Generator
+    ) -> None: ...
 
     defaults: ClassVar[dict[str, Any]]
     """What suits this solver of the options that every solver has, e.g. {"l2": 10.0}."""
@@ -31,5 +39,5 @@ class Solver(Protocol):
         ...
 
 
-SOLVERS: dict[str, Callable[..., Solver]] = {"sgd": SGD, "gd": GradientDescent, "optim": Optim}
+SOLVERS: dict[str, type[Solver]] = {"sgd": SGD, "gd": GradientDescent, "optim": Optim}
 DEFAULT = "sgd"

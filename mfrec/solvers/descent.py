@@ -1,8 +1,8 @@
 """Gradient descent: on all ratings at once, on blocks of them, or by any torch optimizer.
 
-    gd      X ← X − α ∂J/∂X,  Θ ← Θ − α ∂J/∂Θ           both from the same X and Θ, exactly as in the texts
-    sgd     the same on one block of the ratings matrix after another, in place
-    optim   a torch.optim optimizer, fed by autograd with the hand-derived gradient
+gd      X ← X − α ∂J/∂X,  Θ ← Θ − α ∂J/∂Θ           both from the same X and Θ, exactly as in the texts
+sgd     the same on one block of the ratings matrix after another, in place
+optim   a torch.optim optimizer, fed by autograd with the hand-derived gradient
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class SGD:
 
     def _lay_out(self) -> None:
         """Cut the ratings into blocks by the shuffled orders, and lay λ and the free columns out like the tables."""
-        self.parts = list(_blocks(self.ratings, self.model.targets(self.ratings), self.user_order, self.item_order, self.blocks))
+        self.parts = list(
+            _blocks(self.ratings, self.model.targets(self.ratings), self.user_order, self.item_order, self.blocks)
+        )
         self.penalty = [torch.zeros_like(t) for t in self.model.tables()]
         self.free = [torch.zeros_like(t[:1]) for t in self.model.tables()]
         weights = self.objective.penalty_weights(self.model, self.ratings)
@@ -229,7 +231,7 @@ class Optim:
         def closure() -> float:
             self.optimizer.zero_grad()
             cost = self.objective(self.model, self.ratings)
-            cost.backward()  # type: ignore[no-untyped-call]
+            cost.backward()
             return float(cost.detach())
 
         self.optimizer.step(closure)

@@ -1,0 +1,36 @@
+"""What a model has to beat: predictors without factors, as models of rank 0 that everything else can evaluate."""
+
+from __future__ import annotations
+
+import torch
+
+from mfrec.model import MatrixFactorization
+from mfrec.ratings import Ratings
+from mfrec.sparse import matmul
+
+
+def baselines(ratings: Ratings, scale: tuple[float, float]) -> dict[str, MatrixFactorization]:
+    """The baselines fitted to these ratings, by the name they are reported under."""
+    return {
+        "global mean": MatrixFactorization.from_ratings(ratings, 0, biases=False, offset="global", scale=scale),
+        "item mean": MatrixFactorization.from_ratings(ratings, 0, biases=False, offset="item", scale=scale),
+        "biases only": biases_only(ratings, scale),
+    }
+
+
+@torch.no_grad()
+def biases_only(ratings: Ratings, scale: tuple[float, float], l2: float = 5.0, sweeps: int = 10) -> MatrixFactorization:
+    """ŷ = μ + b_j + b_i, by alternating ridge regressions: b_j = Σ_i (y_ij − μ − b_i) / (n_j + l2), b_i likewise."""
+    model = MatrixFactorization.from_ratings(ratings, 0, biases=True, offset="global", scale=scale)
+    users, items = model.get_parameter("user_bias.weight"), model.get_parameter("item_bias.weight")
+    targets = model.targets(ratings)
+    sides = (
+        (ratings.by_user, targets, users, items),
+        (ratings.by_item, targets.index_select(0, ratings.item_order), items, users),
+    )
+    for _ in range(sweeps):
+        for pattern, y, own, other in sides:
+            residuals = y - other.index_select(0, pattern.col).squeeze(1)
+            sums = matmul(pattern, residuals, torch.ones_like(other))
+            own.copy_(sums / (pattern.counts[:, None] + l2))
+    return model

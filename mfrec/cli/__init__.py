@@ -1,0 +1,62 @@
+"""The command line: one dataclass a verb, whose fields are its options.  The only room that sees configuration."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from mfrec.cli.ask import Data, Evaluate, Recommend, Similar
+from mfrec.cli.options import parse
+from mfrec.cli.train import Train, parse_train
+from mfrec.errors import InputError, unknown
+
+VERBS: dict[str, Callable[..., Callable[[], int]]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "recommend": Recommend,
+    "similar": Similar,
+    "data": Data,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns its exit status: 0, 2 for what the user got wrong, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _verb(arguments)()
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has gone: nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except InputError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("mfrec: interrupted", file=sys.stderr)
+        return 130
+
+
+def _verb(arguments: list[str]) -> Callable[[], int]:
+    """The verb that a command line asks for, with its options, ready to be called."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(
+            "usage: mfrec COMMAND [OPTIONS]    (mfrec COMMAND --help tells more)\n\nMatrix factorization of ratings.\n"
+        )
+        for known, kind in VERBS.items():
+            print(f"  {known:<12}{(inspect.getdoc(kind) or '').splitlines()[0]}")
+        raise SystemExit(0)
+    if name not in VERBS:
+        raise unknown("command", name, VERBS)
+    if name == "train":
+        return parse_train(arguments[1:])
+    verb: Callable[[], int] = parse(VERBS[name], f"mfrec {name}", arguments[1:])
+    return verb
+
+
+def _refuse(sentence: str) -> int:
+    print(f"mfrec: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2

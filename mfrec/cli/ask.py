@@ -1,0 +1,157 @@
+"""The verbs that ask something of a run or of a data set: evaluate, recommend, similar, data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import torch
+import tyro
+
+from mfrec.cli import report
+from mfrec.cli.options import Device, pick_device
+from mfrec.datasets import Dataset, load
+from mfrec.metrics import evaluate_parts
+from mfrec.objective import Objective
+from mfrec.recommend import recommended_items, similar_items
+from mfrec.runs import Run, split_parts
+
+RunPath = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+Count = Annotated[int, tyro.conf.arg(aliases=["-n"])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure a run's model on its train, valid and test parts."""
+
+    run: RunPath
+    """Run folder."""
+    device: Device = "auto"
+    """Where to compute."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __call__(self) -> int:
+        run, device = Run.open(self.run), pick_device(self.device)
+        config, model, (dataset, part) = run.config(), run.model(device), run.dataset()
+        objective = Objective(config["l2"], config["bias_l2"], config["scaling"])
+        measured = evaluate_parts(model, objective, split_parts(dataset.ratings.to(device), part))
+        if self.json:
+            print(json.dumps({"run": str(run.path), **measured}, indent=2))
+        else:
+            report.print_errors(f"{run.path}, {config['solver']} on {dataset.name}", measured)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommend:
+    """Recommend items that a user has not rated."""
+
+    run: RunPath
+    """Run folder."""
+    user: str
+    """Id of the user, as the data has it."""
+    number: Count = 10
+    """How many items."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+    def __call__(self) -> int:
+        run = Run.open(self.run)
+        model, (dataset, _) = run.model(), run.dataset()
+        user = dataset.user_index(self.user)
+        if self.json:
+            _print_json(recommended_items(dataset, model, user, self.number))
+        else:
+            report.print_recommendations(dataset, model, user, self.number)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Similar:
+    """Find the items most similar to one, by the cosine of their factors."""
+
+    run: RunPath
+    """Run folder."""
+    item: str
+    """Id or title of the item."""
+    number: Count = 10
+    """How many items."""
+    min_ratings: int = 20
+    """Leave out items with fewer ratings: little is known of where their factors point."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __call__(self) -> int:
+        run = Run.open(self.run)
+        model, (dataset, _) = run.model(), run.dataset()
+        item = dataset.item_index(self.item)
+        found = similar_items(dataset, model, item, self.number, self.min_ratings)
+        if self.json:
+            _print_json(found)
+        else:
+            report.print_items(f"similar to {dataset.title(item)}", found)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Show what a data set holds: counts, density, ratings, most rated titles."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME_OR_PATH")]
+    """A named set, or a folder, zip or file."""
+    columns: str | None = None
+    """Columns of a CSV, TSV or parquet file of your own: user,item,rating[,timestamp]."""
+    rating_scale: tuple[float, float] | None = None
+    """Lowest and highest possible rating."""
+    duplicates: Literal["last", "first", "mean", "error"] = "last"
+    """Which rating counts where a user rated an item more than once."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+    def __call__(self) -> int:
+        dataset = load(self.data, columns=self.columns, scale=self.rating_scale, duplicates=self.duplicates)
+        summary = summarize(dataset)
+        if self.json:
+            print(json.dumps(summary, indent=2))
+        else:
+            report.print_dataset(summary)
+        return 0
+
+
+def summarize(dataset: Dataset) -> dict[str, Any]:
+    """What a data set holds, as plain values."""
+    ratings = dataset.ratings
+    values, counts = torch.unique(ratings.values, return_counts=True)
+    most = torch.argsort(ratings.by_item.counts, descending=True, stable=True)[:10].tolist()
+    means = torch.zeros(ratings.n_items).index_add_(0, ratings.items, ratings.values) / ratings.by_item.counts
+    summary: dict[str, Any] = {
+        "dataset": dataset.name,
+        "n_users": ratings.n_users,
+        "n_items": ratings.n_items,
+        "n_ratings": len(ratings),
+        "density": len(ratings) / (ratings.n_users * ratings.n_items),
+        "rating_mean": float(ratings.values.mean()),
+    }
+    if ratings.timestamps is not None:
+        first, last = (pd.Timestamp(int(t), unit="s") for t in (ratings.timestamps.min(), ratings.timestamps.max()))
+        summary |= {"first_rating": f"{first:%Y-%m-%d}", "last_rating": f"{last:%Y-%m-%d}"}
+    if dataset.official_splits:
+        summary["official_splits"] = ", ".join(dataset.official_splits)
+    summary["rating_histogram"] = {f"{v:g}": c for v, c in zip(values.tolist(), counts.tolist(), strict=True)}
+    summary["most_rated"] = [
+        {
+            "ratings": int(ratings.by_item.counts[i]),
+            "mean": float(means[i]),
+            "id": str(dataset.item_ids[i]),
+            "title": dataset.title(i),
+        }
+        for i in most
+    ]
+    return summary
+
+
+def _print_json(frame: pd.DataFrame) -> None:
+    print(frame.to_json(orient="records", indent=2, force_ascii=False))

@@ -1,0 +1,102 @@
+"""What a person sees on the terminal: the progress line of a fit, and tables of results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mfrec.datasets import Dataset
+from mfrec.fit import Epoch
+from mfrec.model import MatrixFactorization
+from mfrec.recommend import item_frame, recommended_items
+
+
+class EpochReport(Protocol):
+    def __call__(self, news: Epoch) -> None: ...
+
+
+@contextmanager
+def epoch_progress(epochs: int, done: int, solver: str, *, quiet: bool = False) -> Iterator[EpochReport]:
+    """A line on stderr that follows the fit: epoch, cost, train and valid RMSE.  Silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("epoch {task.completed}/{task.total}"),
+        TextColumn("{task.fields[news]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(solver, total=epochs, completed=done, news="")
+
+        def report(news: Epoch) -> None:
+            text = f"cost {news.train['cost']:,.0f}  train RMSE {news.train['rmse']:.4f}"
+            if news.valid is not None:
+                text += f"  valid RMSE {news.valid['rmse']:.4f}"
+            bar.update(task, completed=news.number, news=text)
+
+        yield report
+
+
+# How each kind of number is written, by the name of its column; anything else as it is.
+FORMATS = {"rating": ".1f", "predicted": ".2f", "cosine": ".3f", "RMSE": ".4f", "MAE": ".4f", "mean": ".2f"}
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on stdout, numbers to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+    for position, name in enumerate(columns):
+        numeric = all(isinstance(row[position], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        table.add_row(*(format(value, FORMATS.get(name, "")) for name, value in zip(columns, row, strict=True)))
+    Console().print(table)
+
+
+def print_errors(title: str, measured: Mapping[str, Mapping[str, float]]) -> None:
+    """RMSE and MAE, a row a name."""
+    print_table(title, ("", "RMSE", "MAE"), [(name, v["rmse"], v["mae"]) for name, v in measured.items()])
+
+
+def print_items(title: str, items: pd.DataFrame) -> None:
+    """A frame as `item_frame` gives it; the year stands in the title already."""
+    shown = items.drop(columns="year", errors="ignore").astype({"id": str})
+    print_table(title, list(shown.columns), list(shown.itertuples(index=False, name=None)))
+
+
+def print_recommendations(dataset: Dataset, model: MatrixFactorization, user: int, n: int) -> None:
+    """What the user rated highest, and under it what is recommended."""
+    own = dataset.ratings.select(dataset.ratings.users == user)
+    liked = torch.argsort(own.values, descending=True, stable=True)[:5]
+    name = dataset.user_ids[user]
+    rated = item_frame(dataset, own.items[liked], rating=own.values[liked])
+    print_items(f"user {name} rated highest, of {len(own):,} ratings", rated)
+    print_items(f"recommended to user {name}", recommended_items(dataset, model, user, n))
+
+
+def print_dataset(summary: Mapping[str, Any]) -> None:
+    """What a data set holds, from `ask.summarize`."""
+    facts = [
+        (key.replace("_", " "), _fact(value)) for key, value in summary.items() if not isinstance(value, dict | list)
+    ]
+    print_table(summary["dataset"], ("", ""), facts[1:])
+    histogram: dict[str, int] = summary["rating_histogram"]
+    most = max(histogram.values())
+    bars = [(value, f"{count:,}", "█" * round(40 * count / most)) for value, count in histogram.items()]
+    print_table("ratings", ("value", "count", ""), bars)
+    top: list[dict[str, Any]] = summary["most_rated"]
+    print_table("most rated", ("ratings", "mean", "id", "title"), [tuple(row.values()) for row in top])
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,321 @@
+"""`mfrec train`: from a configuration to a run folder, and what is printed at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import field
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import torch
+import tyro
+from torch import Tensor
+
+from mfrec.baselines import baselines
+from mfrec.cli import report
+from mfrec.cli.options import Device, knobs, parse, pick_device
+from mfrec.datasets import Dataset, load
+from mfrec.errors import InputError, unknown
+from mfrec.fit import Epoch, Progress, fit, stalled
+from mfrec.metrics import evaluate, evaluate_parts
+from mfrec.model import MatrixFactorization
+from mfrec.objective import Objective
+from mfrec.ratings import Ratings, random_split
+from mfrec.recommend import similar_items
+from mfrec.runs import TEST, TRAIN, VALID, Run, log_hparams, log_parameters, split_parts
+from mfrec.solvers import DEFAULT, SOLVERS, Solver
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a model and leave a run folder behind."""
+
+    data: str = "ml-latest-small"
+    """A named set (ml-latest-small, ml-100k, ml-1m, ml-10m, ml-20m, ml-25m) or a folder, zip or file."""
+    columns: str | None = None
+    """Columns of a CSV, TSV or parquet file of your own: user,item,rating[,timestamp]."""
+    rating_scale: tuple[float, float] | None = None
+    """Lowest and highest possible rating; by default what the format says, or else the data's own extremes."""
+    duplicates: Literal["last", "first", "mean", "error"] = "last"
+    """Which rating counts where a user rated an item more than once."""
+    split: str = "random"
+    """random, per-user, time, leave-last-out, or an official split of the data such as u1."""
+    test_fraction: float = 0.1
+    """Share of all ratings held out for the test; official splits bring their own."""
+    valid_fraction: float | None = None
+    """Share of the training part held out for validation; by default 0.05, and 1/9 of the embedded data (80/10/10)."""
+    seed: int = 0
+    """Seeds the splits, the start and the solver: same seed and device, same bits."""
+
+    rank: int = 64
+    """Number of latent factors."""
+    biases: bool = True
+    """Whether users and items have a bias."""
+    offset: Literal["none", "global", "item"] = "global"
+    """What is subtracted before training: nothing, the global mean, or each item's damped mean."""
+    damping: float = 5.0
+    """Ratings at the global mean that each item's mean is damped by (offset item); 0 is the plain mean."""
+    init: Literal["scaled-normal", "small-normal", "uniform"] = "scaled-normal"
+    """How factors start: 0.1/√rank · normal, 0.01 · normal, or uniform on [0, 1)."""
+    l2: float = 1.0
+    """λ, the weight of the L2 penalty, before its scaling."""
+    bias_l2: float | None = None
+    """λ of the biases; by default l2."""
+    scaling: Literal["row", "sqrt", "rating"] = "sqrt"
+    """Each row's λ is l2 times 1, √n or n, for a user or item with n ratings."""
+
+    epochs: int = 100
+    """Epochs in all, at most."""
+    patience: int = 8
+    """Stop after so many epochs without a better validation RMSE."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+    run_dir: str = "runs"
+    """Folder of run folders."""
+    name: str | None = None
+    """Name of the run folder; by default DATA-SOLVER-N."""
+    resume: str | None = None
+    """A run folder to go on with: to the same bits as if it had never stopped."""
+    json: bool = False
+    """Print the final metrics as JSON instead of tables."""
+
+    solver: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise InputError(f"rank {self.rank} leaves no factors to train; give 1 or more, such as 64")
+        for option in ("epochs", "patience"):
+            if getattr(self, option) < 1:
+                raise InputError(f"{option} {getattr(self, option)} leaves nothing to do; give 1 or more")
+
+    def __call__(self) -> int:
+        device = pick_device(self.device)
+        if self.resume is None:
+            dataset = load(self.data, columns=self.columns, scale=self.rating_scale, duplicates=self.duplicates)
+            part = self._part(dataset)
+            # Everything is built before the folder, so that a wrong option leaves no folder behind.
+            experiment = self._experiment(dataset, part, device)
+            run = Run.create(self.run_dir, self.name, f"{dataset.name}-{self.solver}")
+            run.write_config({"solver": self.solver, **dataclasses.asdict(self), "name": run.path.name})
+            run.write_dataset(dataset, part)
+            progress = Progress()
+        else:
+            run = Run.open(self.resume)
+            experiment = self._experiment(*run.dataset(), device)
+            progress = run.restore(experiment.model, experiment.solver)
+            if progress.epoch >= self.epochs:
+                raise InputError(f"{run.path} has done {progress.epoch} epochs already; give more with --epochs")
+            if stalled(progress, self.patience):
+                raise InputError(
+                    f"{run.path} stopped early, {progress.epoch - progress.best_epoch} epochs after its best; "
+                    "give more with --patience"
+                )
+        progress, interrupted = self._fit(run, experiment, progress)
+        if interrupted:
+            print(f"saved after epoch {progress.epoch}; go on with: mfrec train --resume {run.path}", file=sys.stderr)
+            return 130
+        self._finish(run, experiment, progress)
+        return 0
+
+    def _part(self, dataset: Dataset) -> Tensor:
+        """(n_ratings,) TRAIN, VALID or TEST."""
+        generator = torch.Generator().manual_seed(self.seed)
+        part = torch.full((len(dataset.ratings),), TRAIN, dtype=torch.uint8)
+        test = dataset.test_mask(self.split, self.test_fraction, generator)
+        part[test] = TEST
+        fraction = self.valid_fraction
+        if fraction is None:
+            fraction = 1 / 9 if self.data == "ml-latest-small" else 0.05
+        training = dataset.ratings.select(~test)
+        part[(~test).nonzero().squeeze(1)[random_split(training, fraction, generator)]] = VALID
+        if not bool((part == TRAIN).any()):
+            raise InputError(
+                f"none of the {len(part):,} ratings of {dataset.name} is left to train on; "
+                "lower --test-fraction and --valid-fraction"
+            )
+        return part
+
+    def _experiment(self, dataset: Dataset, part: Tensor, device: torch.device) -> Experiment:
+        generator = torch.Generator().manual_seed(self.seed)
+        parts = split_parts(dataset.ratings.to(device), part)
+        objective = Objective(self.l2, self.bias_l2, self.scaling)
+        model = MatrixFactorization.from_ratings(
+            parts["train"],
+            self.rank,
+            biases=self.biases,
+            offset=self.offset,
+            damping=self.damping,
+            scale=dataset.scale,
+            init=self.init,
+            generator=generator,
+        )
+        own = {knob.name: getattr(self, knob.name) for knob in knobs(self.solver)}
+        solver = SOLVERS[self.solver](model, parts["train"], objective, generator=generator, **own)
+        return Experiment(dataset, parts, model, objective, solver)
+
+    def _fit(self, run: Run, experiment: Experiment, progress: Progress) -> tuple[Progress, bool]:
+        """The progress made, and whether it was interrupted before its end."""
+        writer = run.writer(progress.epoch + 1 if progress.epoch else 0)
+        if not progress.epoch:
+            writer.add_text("config", "```json\n" + json.dumps(run.config(), indent=2) + "\n```")
+        with (
+            contextlib.closing(writer),
+            finish_epoch_on_interrupt() as stop,
+            report.epoch_progress(self.epochs, progress.epoch, self.solver, quiet=self.json) as show,
+        ):
+
+            def on_epoch(news: Epoch) -> None:
+                show(news)
+                log_parameters(writer, experiment.model, news)
+
+            progress = fit(
+                experiment.model,
+                experiment.solver,
+                experiment.objective,
+                experiment.parts["train"],
+                experiment.parts.get("valid"),
+                epochs=self.epochs,
+                patience=self.patience,
+                log=writer.add_scalar,
+                on_epoch=on_epoch,
+                save=run.write_checkpoint,
+                progress=progress,
+                stop=stop,
+            )
+            return progress, stop() and progress.epoch < self.epochs and not stalled(progress, self.patience)
+
+    def _finish(self, run: Run, experiment: Experiment, progress: Progress) -> None:
+        dataset, model = experiment.dataset, experiment.model
+        measured = evaluate_parts(model, experiment.objective, experiment.parts)
+        metrics = {
+            "solver": self.solver,
+            "dataset": dataset.name,
+            "split": self.split,
+            "seed": self.seed,
+            "rank": self.rank,
+            "epochs": progress.epoch,
+            "n_users": dataset.ratings.n_users,
+            "n_items": dataset.ratings.n_items,
+            "n_ratings": len(dataset.ratings),
+            "fit_seconds": round(progress.seconds, 3),
+            "train": None,
+            "valid": None,
+            "test": None,
+            **measured,
+        }
+        run.write_metrics(metrics)
+        with contextlib.closing(run.writer(0)) as writer:
+            log_hparams(writer, run.config(), measured)
+        if self.json:
+            print(json.dumps({"run": str(run.path), **metrics}, indent=2))
+            return
+        best = f", best after {progress.best_epoch}" if progress.best_model else ""
+        print(f"{self.solver} on {dataset.name}: {progress.epoch} epochs{best}, {progress.seconds:.1f} s")
+        report.print_errors("test part", self._against_baselines(experiment))
+        counts = experiment.parts["train"].by_user.counts
+        report.print_recommendations(dataset, model, int(torch.argsort(counts, stable=True)[len(counts) // 2]), 10)
+        most_rated = int(experiment.parts["train"].by_item.counts.argmax())
+        report.print_items(f"similar to {dataset.title(most_rated)}", similar_items(dataset, model, most_rated, 5))
+        print(f"run folder  {run.path}")
+        print(f"curves      tensorboard --logdir {run.path.parent}")
+
+    def _against_baselines(self, experiment: Experiment) -> dict[str, dict[str, float]]:
+        test, held_out = experiment.parts.get("test"), Objective(loss=experiment.objective.loss)
+        models = baselines(experiment.parts["train"], experiment.dataset.scale)
+        models[f"{self.solver}, rank {self.rank}"] = experiment.model
+        return {} if test is None else {name: evaluate(model, test, held_out) for name, model in models.items()}
+
+
+class Experiment(NamedTuple):
+    """What a configuration amounts to."""
+
+    dataset: Dataset
+    parts: dict[str, Ratings]
+    model: MatrixFactorization
+    objective: Objective
+    solver: Solver
+
+
+# What a resumption may change without leaving the path that the run was on.
+MAY_CHANGE = {"epochs", "patience", "device", "run_dir", "name", "resume", "json"}
+
+
+def parse_train(arguments: list[str]) -> Train:
+    """The options of `mfrec train [SOLVER] …`; with --resume, those of the run, and what may change of them."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print("usage: mfrec train [SOLVER] [OPTIONS]    (mfrec train SOLVER --help lists its options)\n")
+        for name, solver in SOLVERS.items():
+            about = (inspect.getdoc(solver) or "").splitlines()[0]
+            print(f"  {name:<12}{about}{'  (the default)' if name == DEFAULT else ''}")
+        raise SystemExit(0)
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if named is not None and named not in SOLVERS:
+        raise unknown("solver", named, SOLVERS)
+    rest = arguments if named is None else arguments[1:]
+    resumed = re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(rest))
+    if resumed is None:
+        options: Train = parse(train_options(named or DEFAULT), f"mfrec train {named or DEFAULT}", rest)
+        return options
+
+    folder = resumed.group(1)
+    config = Run.open(folder).config()
+    solver = config.get("solver", "")
+    if solver not in SOLVERS:
+        raise unknown(f"solver in {folder}", solver, SOLVERS)
+    if named not in (None, solver):
+        raise InputError(f"{folder} was trained by {solver}, not {named}; go on with {solver}, or start a new run")
+    kind: Any = train_options(solver)
+    names = {field.name for field in dataclasses.fields(kind)}
+    before = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in names})
+    after: Train = parse(kind, f"mfrec train {solver}", rest, default=before)
+    for name in sorted(names - MAY_CHANGE):
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            raise InputError(
+                f"{folder} was trained with --{name.replace('_', '-')} {old}, not {new}; start a new run for that"
+            )
+    return after
+
+
+def train_options(solver: str) -> type[Train]:
+    """`Train` with the solver's own knobs as further options, and the defaults that suit it."""
+    kind = SOLVERS[solver]
+    suits: dict[str, Any] = kind.defaults
+    common = [(f.name, f.type, field(default=suits[f.name])) for f in dataclasses.fields(Train) if f.name in suits]
+    own = [
+        (knob.name, Annotated[knob.type, tyro.conf.arg(help=knob.help)], field(default=knob.default))
+        for knob in knobs(solver)
+    ]
+    made = dataclasses.make_dataclass(
+        f"Train{kind.__name__}", [*common, *own], bases=(Train,), frozen=True, namespace={"solver": solver}
+    )
+    made.__doc__ = (inspect.getdoc(kind) or "").splitlines()[0]
+    return made
+
+
+@contextlib.contextmanager
+def finish_epoch_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM lets the epoch end, so that the fit can be saved and resumed; a second one stops at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("\nfinishing this epoch, then saving; once more stops at once", file=sys.stderr)
+
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, ask) for number in signals}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

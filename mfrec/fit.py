@@ -1,0 +1,160 @@
+"""The loop: an epoch, a look at how far it got, a checkpoint, and when to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from mfrec.errors import InputError
+from mfrec.metrics import evaluate
+from mfrec.model import MatrixFactorization
+from mfrec.objective import Objective
+from mfrec.ratings import Ratings
+from mfrec.solvers import Solver
+
+# A cost this many times the lowest so far is not noise of the solver.
+EXPLODED = 10.0
+# Seconds of fitting that a killed process can lose at most, beside the epoch under way.
+SAVE_SECONDS = 10.0
+# Epochs between gradient norms, which cost an evaluation of the full gradient.
+NORM_EPOCHS = 10
+
+
+class Diverged(InputError):
+    """The cost became infinite, NaN, or many times what it was."""
+
+
+@dataclass
+class Progress:
+    """How far a fit has got; with the model's and the solver's state, all that resuming needs.
+
+    `best_model` is the state of the model at `best_epoch`, where the validation RMSE was lowest; empty without a
+    validation part.  `seconds` is the wall time of epochs and evaluations.
+    """
+
+    epoch: int = 0
+    seconds: float = 0.0
+    lowest_cost: float = math.inf
+    best_epoch: int = 0
+    best_rmse: float = math.inf
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's news: the number of epochs done, the parts' {"rmse", "mae", "cost"}, and the solver's own values."""
+
+    number: int
+    train: dict[str, float]
+    valid: dict[str, float] | None
+    solver: dict[str, float]
+
+
+def fit(
+    model: MatrixFactorization,
+    solver: Solver,
+    objective: Objective,
+    train: Ratings,
+    valid: Ratings | None = None,
+    *,
+    epochs: int,
+    patience: int = 8,
+    log: Callable[[str, float, int], object] | None = None,
+    on_epoch: Callable[[Epoch], object] | None = None,
+    save: Callable[[dict[str, Any]], object] | None = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Progress:
+    """Run the solver until `epochs` are done or the validation RMSE has not improved for `patience` epochs.
+
+    Afterwards the model holds the best validated factors, or the last where nothing is validated.
+
+    Args:
+        epochs: epochs in all, those of `progress` included.
+        patience: without a validation part it says nothing.
+        log: takes (tag, value, epoch), as `SummaryWriter.add_scalar` does.
+        on_epoch: called after every epoch, and once before the first with number 0.
+        save: takes a checkpoint: {"model", "solver", "progress"}; called every few seconds and at the end.
+        progress: where an earlier fit got to, for a model and a solver that were restored with it.
+        stop: asked after every epoch; True ends the fit there, ready to be resumed.
+
+    Raises:
+        Diverged: the cost is not finite, or exploded.  What was saved before stays as it is.
+    """
+    progress = Progress() if progress is None else progress
+    saved_at = time.monotonic()
+
+    def look(solver_values: dict[str, float]) -> Epoch:
+        started = time.perf_counter()
+        news = Epoch(
+            progress.epoch,
+            evaluate(model, train, objective),
+            None if valid is None else evaluate(model, valid, Objective(loss=objective.loss)),
+            solver_values,
+        )
+        progress.seconds += time.perf_counter() - started
+        if log is not None:
+            _log(news, model, objective, train, log)
+        if on_epoch is not None:
+            on_epoch(news)
+        return news
+
+    if progress.epoch == 0:
+        progress.lowest_cost = look({}).train["cost"]
+    while progress.epoch < epochs and not stalled(progress, patience):
+        started = time.perf_counter()
+        values = solver.epoch()
+        progress.seconds += time.perf_counter() - started
+        progress.epoch += 1
+        news = look(values)
+        _check_cost(news, progress)
+        if news.valid is not None and news.valid["rmse"] < progress.best_rmse:
+            progress.best_rmse, progress.best_epoch = news.valid["rmse"], progress.epoch
+            progress.best_model = {name: value.clone() for name, value in model.state_dict().items()}
+        if save is not None and time.monotonic() - saved_at > SAVE_SECONDS:
+            save(checkpoint(model, solver, progress))
+            saved_at = time.monotonic()
+        if stop():
+            break
+    if save is not None:
+        save(checkpoint(model, solver, progress))
+    if progress.best_model:
+        model.load_state_dict(progress.best_model)
+    return progress
+
+
+def checkpoint(model: MatrixFactorization, solver: Solver, progress: Progress) -> dict[str, Any]:
+    """All that going on to the same bits needs, as tensors, numbers and strings."""
+    return {"model": model.state_dict(), "solver": solver.state_dict(), "progress": asdict(progress)}
+
+
+def stalled(progress: Progress, patience: int) -> bool:
+    """Whether the validation RMSE has not improved for `patience` epochs."""
+    return bool(progress.best_model) and progress.epoch - progress.best_epoch >= patience
+
+
+def _check_cost(news: Epoch, progress: Progress) -> None:
+    cost, lowest = news.train["cost"], progress.lowest_cost
+    if not math.isfinite(cost) or cost > EXPLODED * max(lowest, 1e-12):
+        lr = news.solver.get("lr")
+        way_out = f"lr {lr:g} is too large, try {lr / 4:.1g}" if lr is not None else "the solver diverged"
+        raise Diverged(f"the cost went from {lowest:.4g} to {cost:.4g} in epoch {news.number}: {way_out}")
+    progress.lowest_cost = min(lowest, cost)
+
+
+def _log(
+    news: Epoch, model: MatrixFactorization, objective: Objective, train: Ratings, log: Callable[..., object]
+) -> None:
+    for part, measured in (("train", news.train), ("valid", news.valid or {})):
+        for metric, value in measured.items():
+            log(f"{metric}/{part}", value, news.number)
+    for name, value in news.solver.items():
+        log(name, value, news.number)
+    if news.number % NORM_EPOCHS == 0:
+        for name, gradient in objective.gradients(model, train).items():
+            log(f"gradient_norm/{name.removesuffix('.weight')}", float(gradient.norm()), news.number)
