@@ -19,8 +19,10 @@ from mfrec.solvers import Solver
 
 # A cost this many times the lowest so far is not noise of the solver.
 EXPLODED = 10.0
-# Seconds of fitting that a killed process can lose at most, beside the epoch under way.
-SAVE_SECONDS = 10.0
+# A cost a rating below which the fit is perfect but for rounding.
+PERFECT = 1e-6
+# Seconds between checkpoints, or where saving is slow so many times its duration: what a killed process can lose.
+SAVE_SECONDS, SAVE_SHARE = 2.0, 50.0
 # Epochs between gradient norms, which cost an evaluation of the full gradient.
 NORM_EPOCHS = 10
 
@@ -79,7 +81,7 @@ def fit(
         patience: without a validation part it says nothing.
         log: takes (tag, value, epoch), as `SummaryWriter.add_scalar` does.
         on_epoch: called after every epoch, and once before the first with number 0.
-        save: takes a checkpoint: {"model", "solver", "progress"}; called every few seconds and at the end.
+        save: takes a checkpoint: {"model", "solver", "progress"}; called at the start, every few seconds, at the end.
         progress: where an earlier fit got to, for a model and a solver that were restored with it.
         stop: asked after every epoch; True ends the fit there, ready to be resumed.
 
@@ -87,7 +89,15 @@ def fit(
         Diverged: the cost is not finite, or exploded.  What was saved before stays as it is.
     """
     progress = Progress() if progress is None else progress
-    saved_at = time.monotonic()
+    save_due = 0.0
+
+    def save_now() -> None:
+        nonlocal save_due
+        if save is not None:
+            started = time.monotonic()
+            save(checkpoint(model, solver, progress))
+            ended = time.monotonic()
+            save_due = ended + max(SAVE_SECONDS, SAVE_SHARE * (ended - started))
 
     def look(solver_values: dict[str, float]) -> Epoch:
         started = time.perf_counter()
@@ -106,23 +116,22 @@ def fit(
 
     if progress.epoch == 0:
         progress.lowest_cost = look({}).train["cost"]
+        save_now()
     while progress.epoch < epochs and not stalled(progress, patience):
         started = time.perf_counter()
         values = solver.epoch()
         progress.seconds += time.perf_counter() - started
         progress.epoch += 1
         news = look(values)
-        _check_cost(news, progress)
+        _check_cost(news, progress, len(train))
         if news.valid is not None and news.valid["rmse"] < progress.best_rmse:
             progress.best_rmse, progress.best_epoch = news.valid["rmse"], progress.epoch
             progress.best_model = {name: value.clone() for name, value in model.state_dict().items()}
-        if save is not None and time.monotonic() - saved_at > SAVE_SECONDS:
-            save(checkpoint(model, solver, progress))
-            saved_at = time.monotonic()
+        if time.monotonic() > save_due:
+            save_now()
         if stop():
             break
-    if save is not None:
-        save(checkpoint(model, solver, progress))
+    save_now()
     if progress.best_model:
         model.load_state_dict(progress.best_model)
     return progress
@@ -138,11 +147,11 @@ def stalled(progress: Progress, patience: int) -> bool:
     return bool(progress.best_model) and progress.epoch - progress.best_epoch >= patience
 
 
-def _check_cost(news: Epoch, progress: Progress) -> None:
+def _check_cost(news: Epoch, progress: Progress, n_ratings: int) -> None:
     cost, lowest = news.train["cost"], progress.lowest_cost
-    if not math.isfinite(cost) or cost > EXPLODED * max(lowest, 1e-12):
+    if not math.isfinite(cost) or cost > EXPLODED * max(lowest, PERFECT * n_ratings):
         lr = news.solver.get("lr")
-        way_out = f"lr {lr:g} is too large, try {lr / 4:.1g}" if lr is not None else "the solver diverged"
+        way_out = f"lr {lr:g} is too large, try {lr / 4:.2g}" if lr is not None else "the solver diverged"
         raise Diverged(f"the cost went from {lowest:.4g} to {cost:.4g} in epoch {news.number}: {way_out}")
     progress.lowest_cost = min(lowest, cost)
 

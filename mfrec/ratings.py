@@ -21,6 +21,8 @@ from torch import Tensor
 
 from mfrec.errors import InputError
 
+SciPyMatrix = scipy.sparse.coo_array | scipy.sparse.csr_array | scipy.sparse.coo_matrix | scipy.sparse.csr_matrix
+
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
@@ -115,7 +117,7 @@ class Ratings:
         return cls(users, items, Y[items, users], n_users=Y.shape[1], n_items=Y.shape[0])
 
     @classmethod
-    def from_scipy(cls, matrix: scipy.sparse.spmatrix | scipy.sparse.sparray) -> Ratings:
+    def from_scipy(cls, matrix: SciPyMatrix) -> Ratings:
         """From a users × items scipy sparse matrix; every stored entry is a rating, stored zeros too."""
         coo = matrix.tocoo()
         users, items = (torch.from_numpy(index.astype(np.int64)) for index in (coo.row, coo.col))

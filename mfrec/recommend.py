@@ -19,13 +19,20 @@ SCORES = 2**24
 
 @torch.no_grad()
 def top_n(
-    model: MatrixFactorization, users: Tensor, n: int = 10, exclude: Ratings | None = None, *, clip: bool = False
+    model: MatrixFactorization,
+    users: Tensor,
+    n: int = 10,
+    exclude: Ratings | None = None,
+    *,
+    candidates: Tensor | None = None,
+    clip: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The n items with the highest predictions for each user, best first; ties go to the lower index.
 
     Args:
         users: (n_rows,) user indices.
         exclude: ratings whose items are not recommended to their users again.
+        candidates: (n_items,) bool, which items may be recommended; all of them by default.
         clip: keep the predictions on the rating scale after ranking by what they were.
 
     Returns:
@@ -40,6 +47,8 @@ def top_n(
     def scores() -> Iterator[Tensor]:
         for block in _blocks(users.long(), model.n_items):
             block_scores = model.add_offset(user_table[block] @ item_table.mT, every_item)
+            if candidates is not None:
+                block_scores[:, ~candidates.to(block_scores.device)] = -torch.inf
             if exclude is not None:
                 row, item = _entries(exclude, block)
                 block_scores[row, item] = -torch.inf
@@ -85,7 +94,7 @@ def similar(
 
 def _checked_n(n: int, size: int) -> int:
     if n < 1:
-        raise InputError(f"{n} best of {size:,} is nothing; ask for 1 or more")
+        raise InputError(f"n {n} asks for nothing; give 1 or more")
     return min(n, size)
 
 
@@ -126,15 +135,22 @@ def item_frame(dataset: Dataset, indices: Tensor, **values: Tensor) -> pd.DataFr
     frame = dataset.items.iloc[kept].reset_index(drop=True)
     if "genres" in frame:
         frame["genres"] = ["|".join(genres) for genres in frame["genres"]]
-    columns = {name: value.cpu()[found].double().numpy() for name, value in values.items()}
+    columns = {name: value.cpu()[found].numpy() for name, value in values.items()}
     return pd.concat([pd.DataFrame({**columns, "id": dataset.item_ids[kept]}), frame], axis=1)
 
 
-def recommended_items(dataset: Dataset, model: MatrixFactorization, user: int, n: int = 10) -> pd.DataFrame:
-    """The n items the user has not rated in the data with the highest predicted ratings, best first."""
+def recommended_items(
+    dataset: Dataset, model: MatrixFactorization, user: int, n: int = 10, min_ratings: int = 5
+) -> pd.DataFrame:
+    """The n items the user has not rated in the data with the highest predicted ratings, best first.
+
+    Items with fewer than min_ratings ratings are left out: a film with a single 5-star rating has nothing else to be
+    judged by.
+    """
     device = model.scale.device
     seen = dataset.ratings.select(dataset.ratings.users == user).to(device)
-    indices, predictions = top_n(model, torch.tensor([user], device=device), n, seen, clip=True)
+    known = dataset.ratings.by_item.counts >= min_ratings
+    indices, predictions = top_n(model, torch.tensor([user], device=device), n, seen, candidates=known, clip=True)
     return item_frame(dataset, indices[0], predicted=predictions[0])
 
 

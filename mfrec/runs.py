@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 TRAIN, VALID, TEST = 0, 1, 2
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
+# Options that say where things are and not what is computed: no columns of the HParams table.
+PLUMBING = {"format", "name", "run_dir", "resume", "json", "device"}
 # Epochs between histograms of the parameters.
 HISTOGRAM_EPOCHS = 10
 
@@ -50,6 +51,15 @@ class Run:
     def create(cls, parent: str | Path, name: str | None, stem: str) -> Run:
         """A new folder parent/name, by default parent/stem-N with the first free N."""
         parent = Path(parent)
+        try:
+            return cls._create(parent, name, stem)
+        except OSError as error:
+            raise InputError(
+                f"no run folder can be made in {parent} ({error.strerror}); choose another --run-dir"
+            ) from error
+
+    @classmethod
+    def _create(cls, parent: Path, name: str | None, stem: str) -> Run:
         if name is not None and not re.fullmatch(r"[^/\\\0]+", name.strip(". ")):
             raise InputError(f"{name!r} cannot name a run; give a folder name such as {stem}-1")
         parent.mkdir(parents=True, exist_ok=True)
@@ -74,12 +84,15 @@ class Run:
             what = "does not exist" if not path.exists() else "has no config.json"
             raise InputError(f"{path} is not a run folder: it {what}; give one that train printed, such as runs/NAME")
         run = cls(path)
-        if run.config().get("format") != FORMAT:
+        if run._read_json("config.json").get("format") != FORMAT:
             raise InputError(f"{path} was written by another version of mfrec; train it again with this one")
         return run
 
     def config(self) -> dict[str, Any]:
-        return self._read_json("config.json")
+        """The options the run was started with."""
+        config = self._read_json("config.json")
+        _require(self.path / "config.json", config, "solver", "l2", "bias_l2", "scaling")
+        return config
 
     def metrics(self) -> dict[str, Any]:
         return self._read_json("metrics.json")
@@ -95,8 +108,13 @@ class Run:
         self._write_tensors("dataset.pt", {"dataset": dataset.state_dict(), "part": part.to(torch.uint8)})
 
     def dataset(self) -> tuple[Dataset, Tensor]:
-        state = self._read_tensors("dataset.pt")
-        return Dataset.from_state(state["dataset"]), state["part"]
+        """The dataset and the part of each of its ratings."""
+        path, state = self.path / "dataset.pt", self._read_tensors("dataset.pt")
+        _require(path, state, "dataset", "part")
+        try:
+            return Dataset.from_state(state["dataset"]), state["part"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is not a saved dataset ({error!r}); restore it or train again") from error
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         self._write_tensors("checkpoint.pt", state)
@@ -104,7 +122,9 @@ class Run:
     def checkpoint(self) -> dict[str, Any]:
         if not (self.path / "checkpoint.pt").exists():
             raise InputError(f"{self.path} has no checkpoint yet: its training ended before the first; start it again")
-        return self._read_tensors("checkpoint.pt")
+        state = self._read_tensors("checkpoint.pt")
+        _require(self.path / "checkpoint.pt", state, "model", "solver", "progress")
+        return state
 
     def restore(self, model: MatrixFactorization, solver: Any) -> Progress:
         """Put a model and a solver, built as they were for this run, where its checkpoint left them."""
@@ -113,21 +133,30 @@ class Run:
             model.load_state_dict(state["model"])
             solver.load_state_dict(state["solver"])
             return Progress(**state["progress"])
-        except (RuntimeError, KeyError, TypeError) as error:
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{self.path / 'checkpoint.pt'} does not fit this run's config.json: {reason}") from error
 
-    def model(self, device: torch.device | str = "cpu") -> MatrixFactorization:
-        """The model the run ended with: the best validated, or the last where nothing was validated."""
-        state = self.checkpoint()
-        best: dict[str, Tensor] = state["progress"]["best_model"] or state["model"]
-        return MatrixFactorization.from_state_dict(best).to(device)
+    def trained(self, device: torch.device | str = "cpu") -> tuple[MatrixFactorization, Dataset, Tensor]:
+        """The best validated model, or the last where nothing was validated, with its dataset and parts."""
+        path, state, (dataset, part) = self.path / "checkpoint.pt", self.checkpoint(), self.dataset()
+        try:
+            model = MatrixFactorization.from_state_dict(state["progress"]["best_model"] or state["model"])
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path} holds no model ({reason}); restore it or train again") from error
+        if (model.n_users, model.n_items) != (dataset.ratings.n_users, dataset.ratings.n_items):
+            raise InputError(
+                f"{path} has {model.n_users:,} users and {model.n_items:,} items, but dataset.pt beside it "
+                f"{dataset.ratings.n_users:,} and {dataset.ratings.n_items:,}; restore them or train again"
+            )
+        return model.to(device), dataset, part
 
     def writer(self, first_epoch: int) -> SummaryWriter:
         """A TensorBoard writer into the folder whose curves go on at first_epoch, dropping what came after it."""
         from torch.utils.tensorboard import SummaryWriter  # a second of imports that only training needs
 
-        return SummaryWriter(str(self.path), purge_step=first_epoch or None)
+        return SummaryWriter(str(self.path), purge_step=first_epoch or None, flush_secs=5)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
@@ -162,6 +191,12 @@ class Run:
         write_atomically(self.path / name, buffer.getbuffer())
 
 
+def _require(path: Path, state: Mapping[str, Any], *keys: str) -> None:
+    missing = [key for key in keys if key not in state]
+    if missing:
+        raise InputError(f"{path} lacks {missing[0]!r}, which mfrec writes there; restore it or train again")
+
+
 def split_parts(ratings: Ratings, part: Tensor) -> dict[str, Ratings]:
     """The ratings of each part by name; a part without ratings is left out."""
     part = part.to(ratings.device)
@@ -180,7 +215,8 @@ def log_hparams(writer: SummaryWriter, config: Mapping[str, Any], measured: Mapp
     """The run's row in TensorBoard's HParams table: its options, and the final metrics of each part."""
     from torch.utils.tensorboard.summary import hparams
 
-    options = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in config.items()}
+    shown = {k: v for k, v in config.items() if k not in PLUMBING}
+    options = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in shown.items()}
     final = {f"final/{metric}_{part}": value for part, values in measured.items() for metric, value in values.items()}
     for summary in hparams(options, final):
         writer._get_file_writer().add_summary(summary)
@@ -189,20 +225,27 @@ def log_hparams(writer: SummaryWriter, config: Mapping[str, Any], measured: Mapp
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write the file so that a reader, or a crash, sees the old content or the new, never a part of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write the file so that a reader, or a crash, sees the old content or the new, never a part of it.
+
+    Raises:
+        InputError: it cannot be written, because the disk is full, say; what was there before is still there.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}); make room or give write permission, then try again"
+            ) from error
         raise

@@ -13,8 +13,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-from mfrec.cli import main
-
 # How long an example takes says nothing here: the first call of torch takes a second.
 settings.register_profile("mfrec", deadline=None)
 settings.load_profile("mfrec")
@@ -44,15 +42,20 @@ Train = Callable[..., Path]
 @pytest.fixture(scope="session")
 def mfrec() -> Mfrec:
     """`mfrec ARGUMENTS …` in this process."""
+    from mfrec.cli import main  # most rooms' tests need none of what it imports
 
-    def call(*arguments: object) -> Said:
-        out, err = io.StringIO(), io.StringIO()
+    def call(*arguments: object, encoding: str = "utf-8") -> Said:
+        # Like those of a process, and unlike a StringIO, these know an encoding.
+        out = io.TextIOWrapper(io.BytesIO(), encoding, newline="")
+        err = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace", newline="")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 status = main([str(argument) for argument in arguments])
             except SystemExit as stop:
                 status = 0 if stop.code is None else stop.code
-        return Said(status, out.getvalue(), err.getvalue())
+        for stream in (out, err):
+            stream.seek(0)
+        return Said(status, out.read(), err.read())
 
     return call
 
@@ -67,10 +70,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stars = (3 + (users @ films.T) / 2).clamp(1, 5).round()
     pairs = [divmod(n, 30) for n in torch.randperm(1200, generator=generator)[:600].tolist()]
     titles = {film: f"Film {film} ({1980 + film})" for film in range(1, 31)}
-    titles |= {7: 'Amélie, or "Fate" (2001)', 8: "Seven Samurai (1954)"}
+    long = "Dr. Strangelove or: How I Learned to Stop Worrying and Love the Bomb, and What Became of It (1964)"
+    titles |= {7: 'Amélie, or "Fate" (2001)', 8: "Seven Samurai (1954)", 9: long}
     ratings = [(u + 1, i + 1, stars[u, i].item(), 10**9 + n) for n, (u, i) in enumerate(pairs)]
     write_csv(folder / "ratings.csv", [("userId", "movieId", "rating", "timestamp"), *ratings])
-    write_csv(folder / "movies.csv", [("movieId", "title", "genres"), *((i, t, "Drama") for i, t in titles.items())])
+    write_csv(
+        folder / "movies.csv",
+        [("movieId", "title", "genres"), *((i, t, "Drama|Film-Noir|Mystery") for i, t in titles.items())],
+    )
     return folder
 
 

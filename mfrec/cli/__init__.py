@@ -24,6 +24,10 @@ VERBS: dict[str, Callable[..., Callable[[], int]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit status: 0, 2 for what the user got wrong, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal that lacks λ or é shows ? instead; it is no reason to stop.
+            stream.reconfigure(errors="replace")
     try:
         return _verb(arguments)()
     except BrokenPipeError:

@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from mfrec.cli import report
-from mfrec.cli.options import Device, pick_device
+from mfrec.cli.options import Device, Switch, pick_device
 from mfrec.datasets import Dataset, load
 from mfrec.metrics import evaluate_parts
 from mfrec.objective import Objective
@@ -30,12 +30,12 @@ class Evaluate:
     """Run folder."""
     device: Device = "auto"
     """Where to compute."""
-    json: bool = False
+    json: Switch = False
     """Print JSON instead of a table."""
 
     def __call__(self) -> int:
         run, device = Run.open(self.run), pick_device(self.device)
-        config, model, (dataset, part) = run.config(), run.model(device), run.dataset()
+        config, (model, dataset, part) = run.config(), run.trained(device)
         objective = Objective(config["l2"], config["bias_l2"], config["scaling"])
         measured = evaluate_parts(model, objective, split_parts(dataset.ratings.to(device), part))
         if self.json:
@@ -55,17 +55,19 @@ class Recommend:
     """Id of the user, as the data has it."""
     number: Count = 10
     """How many items."""
-    json: bool = False
+    min_ratings: int = 5
+    """Leave out items with fewer ratings: a film with a single 5-star rating has nothing else to be judged by."""
+    json: Switch = False
     """Print JSON instead of tables."""
 
     def __call__(self) -> int:
         run = Run.open(self.run)
-        model, (dataset, _) = run.model(), run.dataset()
+        model, dataset, _ = run.trained()
         user = dataset.user_index(self.user)
         if self.json:
-            _print_json(recommended_items(dataset, model, user, self.number))
+            _print_json(recommended_items(dataset, model, user, self.number, self.min_ratings))
         else:
-            report.print_recommendations(dataset, model, user, self.number)
+            report.print_recommendations(dataset, model, user, self.number, self.min_ratings)
         return 0
 
 
@@ -81,12 +83,12 @@ class Similar:
     """How many items."""
     min_ratings: int = 20
     """Leave out items with fewer ratings: little is known of where their factors point."""
-    json: bool = False
+    json: Switch = False
     """Print JSON instead of a table."""
 
     def __call__(self) -> int:
         run = Run.open(self.run)
-        model, (dataset, _) = run.model(), run.dataset()
+        model, dataset, _ = run.trained()
         item = dataset.item_index(self.item)
         found = similar_items(dataset, model, item, self.number, self.min_ratings)
         if self.json:
@@ -108,7 +110,7 @@ class Data:
     """Lowest and highest possible rating."""
     duplicates: Literal["last", "first", "mean", "error"] = "last"
     """Which rating counts where a user rated an item more than once."""
-    json: bool = False
+    json: Switch = False
     """Print JSON instead of tables."""
 
     def __call__(self) -> int:

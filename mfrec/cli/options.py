@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import inspect
 import io
 import re
 import typing
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import tyro
@@ -17,6 +19,8 @@ from mfrec.errors import InputError
 from mfrec.solvers import SOLVERS
 
 Device = Literal["auto", "cpu", "cuda"]
+# A flag that has no --no- form.
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 class Knob(NamedTuple):
@@ -34,25 +38,36 @@ def knobs(solver: str) -> list[Knob]:
     hints = typing.get_type_hints(kind.__init__)
     about = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(kind) or "", re.MULTILINE))
     return [
-        Knob(name, hints[name], parameter.default, " ".join(about.get(name, "").split()))
+        Knob(name, hints[name], parameter.default, _sentence(about.get(name, "")))
         for name, parameter in inspect.signature(kind).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name != "generator"
     ]
 
 
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text[:1].upper() + text[1:]
+
+
 def parse(kind: Any, prog: str, arguments: Sequence[str], **default: Any) -> Any:
     """tyro.cli, with what the user got wrong as the one line of an InputError instead of a box."""
+    flags = ["--help", *(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind))]
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in flags and flag.replace("--no-", "--", 1) not in flags:
+            near = difflib.get_close_matches(flag, flags, n=1)
+            raise InputError(f"unknown option {flag}; {f'did you mean {near[0]}?' if near else f'see {prog} --help'}")
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, prog=prog, args=arguments, **default)
+            return tyro.cli(kind, prog=prog, args=arguments, config=(tyro.conf.DisallowNone,), **default)
     except SystemExit as stop:
         if not stop.code:
             raise
-    first, *more = re.split(r"─{5,}", re.sub(r"[│╭╮╰╯]|─ .* ─", " ", box.getvalue()).strip("─ \n"))
-    near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", " ".join(more))
-    said = " ".join(first.split()).rstrip(".")
-    raise InputError(f"{said}; {f'did you mean {near.group(1)}? ' if near else ''}see {prog} --help")
+    # The box is drawn with lines, or with - | + where stderr is ASCII: the text before its first inner rule is said.
+    text = re.sub(r"^[│|╭╰+].*?[─-]{3,}[╮╯+]?$|[│|]", " ", box.getvalue(), flags=re.MULTILINE)
+    said = " ".join(re.split(r"[─-]{5,}", text.strip())[0].split()).rstrip(".")
+    raise InputError(f"{said}; see {prog} --help")
 
 
 def pick_device(name: str) -> torch.device:

@@ -51,11 +51,11 @@ FORMATS = {"rating": ".1f", "predicted": ".2f", "cosine": ".3f", "RMSE": ".4f", 
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout, numbers to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+    """A table on stdout, numbers to the right; where it is narrow titles and genres are wrapped, and nothing else."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_header=any(columns))
     for position, name in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=name not in ("title", "genres"))
     for row in rows:
         table.add_row(*(format(value, FORMATS.get(name, "")) for name, value in zip(columns, row, strict=True)))
     Console().print(table)
@@ -69,25 +69,29 @@ def print_errors(title: str, measured: Mapping[str, Mapping[str, float]]) -> Non
 def print_items(title: str, items: pd.DataFrame) -> None:
     """A frame as `item_frame` gives it; the year stands in the title already."""
     shown = items.drop(columns="year", errors="ignore").astype({"id": str})
+    if "genres" in shown:
+        shown["genres"] = shown["genres"].str.replace("|", ", ")
     print_table(title, list(shown.columns), list(shown.itertuples(index=False, name=None)))
 
 
-def print_recommendations(dataset: Dataset, model: MatrixFactorization, user: int, n: int) -> None:
+def print_recommendations(
+    dataset: Dataset, model: MatrixFactorization, user: int, n: int = 10, min_ratings: int = 5
+) -> None:
     """What the user rated highest, and under it what is recommended."""
+    recommended = recommended_items(dataset, model, user, n, min_ratings)
     own = dataset.ratings.select(dataset.ratings.users == user)
     liked = torch.argsort(own.values, descending=True, stable=True)[:5]
     name = dataset.user_ids[user]
     rated = item_frame(dataset, own.items[liked], rating=own.values[liked])
     print_items(f"user {name} rated highest, of {len(own):,} ratings", rated)
-    print_items(f"recommended to user {name}", recommended_items(dataset, model, user, n))
+    print_items(f"recommended to user {name}", recommended)
 
 
 def print_dataset(summary: Mapping[str, Any]) -> None:
     """What a data set holds, from `ask.summarize`."""
-    facts = [
-        (key.replace("_", " "), _fact(value)) for key, value in summary.items() if not isinstance(value, dict | list)
-    ]
-    print_table(summary["dataset"], ("", ""), facts[1:])
+    facts = {key.removeprefix("n_").replace("_", " "): value for key, value in summary.items() if key != "dataset"}
+    rows = [(key, _fact(value)) for key, value in facts.items() if not isinstance(value, dict | list)]
+    print_table(summary["dataset"], ("", ""), rows)
     histogram: dict[str, int] = summary["rating_histogram"]
     most = max(histogram.values())
     bars = [(value, f"{count:,}", "█" * round(40 * count / most)) for value, count in histogram.items()]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mfrec.baselines import baselines
 from mfrec.cli import report
-from mfrec.cli.options import Device, knobs, parse, pick_device
+from mfrec.cli.options import Device, Switch, knobs, parse, pick_device
 from mfrec.datasets import Dataset, load
 from mfrec.errors import InputError, unknown
 from mfrec.fit import Epoch, Progress, fit, stalled
@@ -83,19 +83,19 @@ class Train:
     """Name of the run folder; by default DATA-SOLVER-N."""
     resume: str | None = None
     """A run folder to go on with: to the same bits as if it had never stopped."""
-    json: bool = False
+    json: Switch = False
     """Print the final metrics as JSON instead of tables."""
 
     solver: ClassVar[str]
 
-    def __post_init__(self) -> None:
+    def __call__(self) -> int:
         if self.rank < 1:
             raise InputError(f"rank {self.rank} leaves no factors to train; give 1 or more, such as 64")
         for option in ("epochs", "patience"):
             if getattr(self, option) < 1:
                 raise InputError(f"{option} {getattr(self, option)} leaves nothing to do; give 1 or more")
-
-    def __call__(self) -> int:
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed {self.seed} is not a seed; give a whole number from 0 to 2^63 - 1")
         device = pick_device(self.device)
         if self.resume is None:
             dataset = load(self.data, columns=self.columns, scale=self.rating_scale, duplicates=self.duplicates)
@@ -220,7 +220,7 @@ class Train:
         print(f"{self.solver} on {dataset.name}: {progress.epoch} epochs{best}, {progress.seconds:.1f} s")
         report.print_errors("test part", self._against_baselines(experiment))
         counts = experiment.parts["train"].by_user.counts
-        report.print_recommendations(dataset, model, int(torch.argsort(counts, stable=True)[len(counts) // 2]), 10)
+        report.print_recommendations(dataset, model, int(torch.argsort(counts, stable=True)[len(counts) // 2]))
         most_rated = int(experiment.parts["train"].by_item.counts.argmax())
         report.print_items(f"similar to {dataset.title(most_rated)}", similar_items(dataset, model, most_rated, 5))
         print(f"run folder  {run.path}")
@@ -261,7 +261,9 @@ def parse_train(arguments: list[str]) -> Train:
     rest = arguments if named is None else arguments[1:]
     resumed = re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(rest))
     if resumed is None:
-        options: Train = parse(train_options(named or DEFAULT), f"mfrec train {named or DEFAULT}", rest)
+        name = named or DEFAULT
+        kind = train_options(name)
+        options: Train = parse(kind, f"mfrec train {name}", rest, default=kind(**SOLVERS[name].defaults))
         return options
 
     folder = resumed.group(1)
@@ -271,9 +273,13 @@ def parse_train(arguments: list[str]) -> Train:
         raise unknown(f"solver in {folder}", solver, SOLVERS)
     if named not in (None, solver):
         raise InputError(f"{folder} was trained by {solver}, not {named}; go on with {solver}, or start a new run")
-    kind: Any = train_options(solver)
+    kind = train_options(solver)
     names = {field.name for field in dataclasses.fields(kind)}
-    before = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in names})
+    missing = names - config.keys()
+    if missing:
+        raise InputError(f"{folder}/config.json lacks {', '.join(sorted(missing))}; restore it, or start a new run")
+    lasting = names - {"device", "run_dir", "name", "resume", "json"}
+    before = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in lasting})
     after: Train = parse(kind, f"mfrec train {solver}", rest, default=before)
     for name in sorted(names - MAY_CHANGE):
         old, new = getattr(before, name), getattr(after, name)
@@ -284,17 +290,15 @@ def parse_train(arguments: list[str]) -> Train:
     return after
 
 
-def train_options(solver: str) -> type[Train]:
-    """`Train` with the solver's own knobs as further options, and the defaults that suit it."""
+def train_options(solver: str) -> Any:
+    """The type of `Train` that has the solver's own knobs as further options."""
     kind = SOLVERS[solver]
-    suits: dict[str, Any] = kind.defaults
-    common = [(f.name, f.type, field(default=suits[f.name])) for f in dataclasses.fields(Train) if f.name in suits]
     own = [
         (knob.name, Annotated[knob.type, tyro.conf.arg(help=knob.help)], field(default=knob.default))
         for knob in knobs(solver)
     ]
     made = dataclasses.make_dataclass(
-        f"Train{kind.__name__}", [*common, *own], bases=(Train,), frozen=True, namespace={"solver": solver}
+        f"Train{kind.__name__}", own, bases=(Train,), frozen=True, namespace={"solver": solver}
     )
     made.__doc__ = (inspect.getdoc(kind) or "").splitlines()[0]
     return made

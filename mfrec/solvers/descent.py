@@ -8,7 +8,7 @@ optim   a torch.optim optimizer, fed by autograd with the hand-derived gradient
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,13 @@ class GradientDescent:
         lr: step size α; J sums over ratings, so what is stable shrinks as users and items have more of them.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {"rank": 10, "l2": 10.0, "scaling": "row", "epochs": 500}
+    defaults: ClassVar[dict[str, Any]] = {
+        "rank": 10,
+        "l2": 10.0,
+        "scaling": "row",
+        "epochs": 1000,
+        "patience": 40,
+    }
 
     def __init__(
         self,
@@ -36,7 +42,7 @@ class GradientDescent:
         objective: Objective,
         *,
         generator: torch.Generator | None = None,
-        lr: float = 0.001,
+        lr: float = 0.0005,
     ) -> None:
         self.model, self.ratings, self.objective = model, ratings, objective
         self.lr = _positive("lr", lr)
@@ -88,7 +94,7 @@ class SGD:
     Args:
         lr: step size α of the first epoch.
         lr_decay: epoch t uses lr / (1 + lr_decay · t), t = 0, 1, …
-        step: plain, implicit or adagrad.
+        step: how the gradient becomes a step.
         momentum: β in [0, 1).
         blocks: P and Q; fewer are used where there are fewer users or items.
     """
@@ -103,10 +109,10 @@ class SGD:
         *,
         generator: torch.Generator,
         lr: float = 0.02,
-        lr_decay: float = 0.0,
-        step: str = "implicit",
+        lr_decay: float = 0.03,
+        step: Literal["plain", "implicit", "adagrad"] = "implicit",
         momentum: float = 0.0,
-        blocks: tuple[int, int] = (8, 8),
+        blocks: tuple[int, int] = (4, 4),
     ) -> None:
         if step not in ("plain", "implicit", "adagrad"):
             raise unknown("step", step, ("plain", "implicit", "adagrad"))
@@ -190,8 +196,9 @@ class SGD:
         self.generator.set_state(state["generator"].cpu())
         device = self.ratings.device
         self.user_order, self.item_order = state["user_order"].to(device), state["item_order"].to(device)
-        self.velocity = [t.to(device) for t in state["velocity"]]
-        self.squares = [t.to(device) for t in state["squares"]]
+        for mine, saved in ((self.velocity, state["velocity"]), (self.squares, state["squares"])):
+            for table, values in zip(mine, saved, strict=True):
+                table.copy_(values)
         self._lay_out()
 
 
@@ -205,7 +212,7 @@ class Optim:
         lr: its learning rate.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 300}
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 400, "patience": 40}
 
     def __init__(
         self,
@@ -215,7 +222,7 @@ class Optim:
         *,
         generator: torch.Generator | None = None,
         optimizer: str = "adam",
-        lr: float = 0.02,
+        lr: float = 0.05,
     ) -> None:
         classes = {name.lower(): value for name, value in vars(torch.optim).items() if isinstance(value, type)}
         # They take no dense gradient, or are not optimizers on their own.

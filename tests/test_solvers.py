@@ -1,0 +1,291 @@
+"""Every solver through one suite, and what each one's mathematics promises beside."""
+
+import copy
+import inspect
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from mfrec.datasets import synthetic
+from mfrec.errors import InputError
+from mfrec.metrics import rmse
+from mfrec.model import MatrixFactorization
+from mfrec.objective import Objective
+from mfrec.ratings import Ratings, random_split
+from mfrec.solvers import SOLVERS
+from mfrec.solvers.descent import SGD, GradientDescent, Optim
+
+# Knobs with which each solver converges on the small problems here, and another value for each of its knobs.
+KNOBS = {
+    "sgd": {"lr": 0.05, "blocks": (3, 2)},
+    "gd": {"lr": 0.004},
+    "optim": {"lr": 0.05},
+}
+OTHER_KNOBS = {
+    "sgd": {"lr": 0.01, "lr_decay": 0.5, "step": "plain", "momentum": 0.5, "blocks": (1, 4)},
+    "gd": {"lr": 0.001},
+    "optim": {"lr": 0.01, "optimizer": "rmsprop"},
+}
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[Ratings, Ratings]:
+    """4,000 ratings of 120 users × 80 items from 2 planted factors with noise 0.2, and 400 held out."""
+    generator = torch.Generator().manual_seed(0)
+    ratings = synthetic(120, 80, 4400, rank=2, noise=0.2, generator=generator).ratings
+    return ratings.split(random_split(ratings, 400 / 4400, generator))
+
+
+@pytest.fixture(scope="module")
+def odd_ratings() -> Ratings:
+    """11 users × 13 items in float64, some of both without a rating."""
+    generator = torch.Generator().manual_seed(0)
+    observed = torch.rand(13, 11, generator=generator) < 0.4
+    observed[[0, 12]] = False
+    observed[:, [3, 10]] = False
+    return Ratings.from_dense(torch.randn(13, 11, generator=generator, dtype=torch.float64), observed)
+
+
+def a_model(ratings: Ratings, rank: int = 3, **options) -> MatrixFactorization:
+    return MatrixFactorization.from_ratings(ratings, rank, generator=torch.Generator().manual_seed(1), **options)
+
+
+def a_solver(name: str, model: MatrixFactorization, ratings: Ratings, objective: Objective, seed: int = 2, **knobs):
+    generator = torch.Generator().manual_seed(seed)
+    return SOLVERS[name](model, ratings, objective, generator=generator, **{**KNOBS[name], **knobs})
+
+
+def assert_same_state(one: MatrixFactorization, other: MatrixFactorization) -> None:
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("biases", [False, True])
+def test_planted_factors_are_recovered_to_the_noise(name, biases, planted):
+    train, test = planted
+    model = a_model(train, biases=biases, offset="item")
+    solver = a_solver(name, model, train, Objective(0.1))
+    for _ in range(400):
+        solver.epoch()
+    # 0.2 is the noise that was planted; the clipped rank-2 problem leaves little else.
+    assert rmse(model.predict_observed(test), test.values) < 0.27
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("scaling", ["row", "sqrt", "rating"])
+def test_the_cost_falls(name, scaling, planted):
+    train, _ = planted
+    objective, model = Objective(0.05, 0.1, scaling), a_model(train)
+    solver = a_solver(name, model, train, objective)
+    before = float(objective.cost(model, train))
+    for _ in range(30):
+        values = solver.epoch()
+    assert float(objective.cost(model, train)) < 0.8 * before
+    assert values["lr"] > 0
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_same_seed_gives_the_same_bits_and_a_restored_solver_goes_on_to_them(name, planted):
+    train, _ = planted
+    objective = Objective(0.1, scaling="sqrt")
+    whole = a_model(train)
+    solver = a_solver(name, whole, train, objective)
+    for _ in range(3):
+        solver.epoch()
+    saved = copy.deepcopy((whole.state_dict(), solver.state_dict()))
+    for _ in range(3):
+        solver.epoch()
+
+    part = a_model(train, rank=3)
+    resumed = a_solver(name, part, train, objective, seed=99)
+    part.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    again = a_model(train)
+    repeated = a_solver(name, again, train, objective)
+    for _ in range(3):
+        resumed.epoch()
+    for _ in range(6):
+        repeated.epoch()
+    assert_same_state(part, whole)
+    assert_same_state(again, whole)
+
+
+@pytest.mark.parametrize(("name", "knob"), [(name, knob) for name in SOLVERS for knob in OTHER_KNOBS[name]])
+def test_every_knob_changes_the_result(name, knob, planted):
+    def result(**knobs) -> torch.Tensor:
+        model = a_model(planted[0])
+        solver = a_solver(name, model, planted[0], Objective(0.1), **knobs)
+        for _ in range(3):
+            solver.epoch()
+        return model.item_factors.weight.detach()
+
+    assert not torch.equal(result(), result(**{knob: OTHER_KNOBS[name][knob]}))
+
+
+def test_no_knob_is_left_out_of_these_tests():
+    for name, kind in SOLVERS.items():
+        knobs = {k for k, p in inspect.signature(kind).parameters.items() if p.kind is p.KEYWORD_ONLY}
+        assert knobs - {"generator"} == set(OTHER_KNOBS[name])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_step_size_is_refused(name, lr, planted):
+    with pytest.raises(InputError, match="is not a step size; give a positive number"):
+        a_solver(name, a_model(planted[0]), planted[0], Objective(), lr=lr)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_rows_without_ratings_stay_finite_and_one_user_one_item_one_rating_is_enough(name, odd_ratings):
+    single = Ratings(torch.tensor([0]), torch.tensor([0]), torch.tensor([4.0]))
+    for ratings in (odd_ratings, single):
+        model = a_model(ratings)
+        solver = a_solver(name, model, ratings, Objective(0.5, scaling="rating"))
+        for _ in range(5):
+            solver.epoch()
+        assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+# gd
+
+
+def test_gradient_descent_is_the_texts_update_from_the_same_tables(odd_ratings):
+    objective, model = Objective(1.5), a_model(odd_ratings, biases=False, offset="none")
+    X, Theta = model.item_factors.weight.detach().clone(), model.user_factors.weight.detach().clone()
+    R = torch.zeros(13, 11, dtype=torch.float64)
+    R[odd_ratings.items.long(), odd_ratings.users.long()] = 1
+    Y = torch.zeros_like(R)
+    Y[odd_ratings.items.long(), odd_ratings.users.long()] = odd_ratings.values
+    solver = GradientDescent(model, odd_ratings, objective, lr=0.03)
+    for _ in range(4):
+        E = (X @ Theta.T - Y) * R
+        X, Theta = X - 0.03 * (E @ Theta + 1.5 * X), Theta - 0.03 * (E.T @ X + 1.5 * Theta)
+        solver.epoch()
+    torch.testing.assert_close(model.item_factors.weight.detach(), X)
+    torch.testing.assert_close(model.user_factors.weight.detach(), Theta)
+
+
+# sgd
+
+
+@torch.no_grad()
+def test_the_blocks_hold_every_rating_once_and_their_costs_sum_to_the_whole(odd_ratings):
+    objective, model = Objective(0.7, 0.2, "sqrt"), a_model(odd_ratings)
+    solver = SGD(model, odd_ratings, objective, generator=torch.Generator().manual_seed(0), blocks=(3, 4))
+    users, items = (t[order] for t, order in zip(model.tables(), (solver.user_order, solver.item_order), strict=True))
+    cost, seen = 0.0, []
+    for block in solver.parts:
+        U, V, r = users[block.users], items[block.items], block.ratings
+        cost += 0.5 * float(((U[r.users.long()] * V[r.items.long()]).sum(1) - r.values).square().sum())
+        for table, side, rows in ((U, 0, block.users), (V, 1, block.items)):
+            cost += 0.5 * float((solver.penalty[side][rows] * table.square()).sum())
+        own_users = solver.user_order[block.users][r.users.long()]
+        own_items = solver.item_order[block.items][r.items.long()]
+        seen += list(zip(own_users.tolist(), own_items.tolist(), strict=True))
+    assert sorted(seen) == list(zip(odd_ratings.users.tolist(), odd_ratings.items.tolist(), strict=True))
+    assert cost == pytest.approx(float(objective.cost(model, odd_ratings)))
+
+
+def one_block_steps(ratings: Ratings, n: int, **knobs) -> tuple[MatrixFactorization, list[dict[str, torch.Tensor]]]:
+    """SGD with one block, and the full gradient before each of its steps."""
+    objective, model = Objective(0.7, 0.2, "rating"), a_model(ratings)
+    solver = SGD(model, ratings, objective, generator=torch.Generator().manual_seed(0), blocks=(1, 1), **knobs)
+    gradients = []
+    for _ in range(n):
+        gradients.append(objective.gradients(model, ratings))
+        solver.epoch()
+    return model, gradients
+
+
+@pytest.mark.parametrize("step", ["plain", "implicit", "adagrad"])
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_a_step_on_one_block_is_its_formula(odd_ratings, step, momentum):
+    model, gradients = one_block_steps(odd_ratings, 3, step=step, momentum=momentum, lr=0.03, lr_decay=0.5)
+    counts = {"user": odd_ratings.by_user.counts[:, None], "item": odd_ratings.by_item.counts[:, None]}
+    for name, start in a_model(odd_ratings).named_parameters():
+        x, v, squares = start.detach().clone(), 0.0, 0.0
+        for t, gradient in enumerate(gradients):
+            lr = 0.03 / (1 + 0.5 * t)
+            v = momentum * v + gradient[name]
+            squares = squares + v * v
+            divisor = {"plain": 1.0, "implicit": 1 + lr * counts[name[:4]], "adagrad": (squares + 1e-300) ** 0.5}[step]
+            x = x - lr * v / divisor
+        torch.testing.assert_close(model.get_parameter(name).detach(), x)
+
+
+def test_the_implicit_step_stays_stable_where_the_plain_one_explodes(planted):
+    train, _ = planted
+
+    def cost_after(step: str) -> float:
+        objective, model = Objective(0.1), a_model(train, init="uniform")
+        solver = a_solver("sgd", model, train, objective, step=step, lr=0.5)
+        for _ in range(20):
+            solver.epoch()
+        return float(objective.cost(model, train))
+
+    assert cost_after("implicit") < 1e4
+    assert not cost_after("plain") < 1e4
+
+
+@pytest.mark.parametrize(("knobs", "message"), [
+    ({"step": "adagrat"}, "unknown step 'adagrat'; did you mean 'adagrad'"),
+    ({"momentum": 1.0}, "momentum 1 is not in"),
+    ({"lr_decay": -0.1}, "lr_decay -0.1 is negative"),
+    ({"blocks": (0, 2)}, "blocks 0 × 2 leave no batch"),
+])  # fmt: skip
+def test_impossible_knobs_of_sgd_are_refused_in_one_sentence(planted, knobs, message):
+    with pytest.raises(InputError, match=message):
+        a_solver("sgd", a_model(planted[0]), planted[0], Objective(), **knobs)
+
+
+# optim
+
+
+def test_optim_takes_the_steps_that_adam_takes_with_autograd_through_plain_embeddings(odd_ratings):
+    objective, model, plain = Objective(0.7), a_model(odd_ratings), a_model(odd_ratings)
+    solver = Optim(model, odd_ratings, objective, optimizer="Adam", lr=0.05)
+    adam = torch.optim.Adam(plain.parameters(), lr=0.05)
+    for _ in range(5):
+        solver.epoch()
+        adam.zero_grad()
+        errors = plain(odd_ratings.users, odd_ratings.items) - odd_ratings.values
+        (0.5 * errors.square().sum() + 0.35 * sum(p.square().sum() for p in plain.parameters())).backward()
+        adam.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, plain.get_parameter(name))
+
+
+def test_an_unknown_optimizer_is_refused_with_the_near_one(odd_ratings):
+    with pytest.raises(InputError, match="unknown optimizer 'adamm'; did you mean 'adam"):
+        Optim(a_model(odd_ratings), odd_ratings, Objective(), optimizer="adamm")
+
+
+@pytest.fixture(scope="module")
+def anchor(shared_data) -> Ratings:
+    """The course exercise's ratings with its new user as the first column."""
+    movies = scipy.io.loadmat(shared_data / "ex8/ex8_movies.mat")
+    new = np.zeros((len(movies["Y"]), 1))
+    stars = {1: 4, 98: 2, 7: 3, 12: 5, 54: 4, 64: 5, 66: 3, 69: 5, 183: 4, 226: 5, 355: 5}
+    new[np.array(list(stars)) - 1, 0] = list(stars.values())
+    return Ratings.from_dense(
+        np.hstack([new, movies["Y"].astype(float)]), np.hstack([new > 0, movies["R"].astype(bool)])
+    )
+
+
+def test_lbfgs_lands_on_the_minimum_of_the_course_exercise(anchor):
+    objective = Objective(10.0)
+    model = MatrixFactorization.from_ratings(anchor, 10, biases=False, offset="item", damping=0.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert float(objective.cost(model, anchor)) == pytest.approx(50014.817, abs=1e-3)
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.5)
+    solver = Optim(model, anchor, objective, optimizer="lbfgs", lr=1.0)
+    for _ in range(20):
+        solver.epoch()
+    assert float(objective.cost(model, anchor)) == pytest.approx(38951.848, abs=0.01)
+    assert rmse(model.predict_observed(anchor), anchor.values) == pytest.approx(0.7798, abs=1e-4)
