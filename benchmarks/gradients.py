@@ -10,7 +10,8 @@ On planted ratings of MovieLens-1M's shape: 1,000,209 of 6,040 users × 3,706 it
     autograd   nn.Embedding and loss.backward()
     mfrec      the two sparse products
 
-Every way is checked against mfrec's numbers before it is timed.  Medians of five after a warm-up.
+Every way is checked against mfrec's numbers before it is timed.  Medians of five rounds in which the ways take turns,
+after a warm-up; a ratio is the median of the ratios of each round.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ def main(ranks: tuple[int, ...] = (16, 64, 128), device: str = "cpu", json_outpu
         for name, way in ways.items():
             for found, value in zip(way(), expected, strict=True):
                 torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-2, msg=f"{name} differs from mfrec")
-        rows[rank] = {name: median_ms(way, where) for name, way in ways.items()}
+        taken = rounds_ms(ways, where)
+        rows[rank] = {name: statistics.median(ms) for name, ms in taken.items()}
+        for name in ("autograd", "dense"):
+            ratios = [other / ours for other, ours in zip(taken[name], taken["mfrec"], strict=True)]
+            rows[rank][f"{name} / mfrec"] = statistics.median(ratios)
     result = {
         "machine": f"{torch.cuda.get_device_name() if where.type == 'cuda' else platform.processor() or 'CPU'}",
         "threads": torch.get_num_threads(),
@@ -78,9 +83,9 @@ def main(ranks: tuple[int, ...] = (16, 64, 128), device: str = "cpu", json_outpu
     for column in ("rank", "dense", "gather", "autograd", "mfrec", "autograd / mfrec", "dense / mfrec"):
         table.add_column(column, justify="right")
     for rank, ms in rows.items():
-        cells = [f"{ms[name]:.2f}" for name in ("dense", "gather", "autograd", "mfrec")]
-        ratios = [f"{ms[name] / ms['mfrec']:.1f}×" for name in ("autograd", "dense")]
-        table.add_row(str(rank), *cells, *ratios)
+        times = [f"{ms[name]:.2f}" for name in ("dense", "gather", "autograd", "mfrec")]
+        times += [f"{ms[name]:.1f}×" for name in ("autograd / mfrec", "dense / mfrec")]
+        table.add_row(str(rank), *times)
     Console(width=110).print(table)
     print(f"loops, on 2,000 ratings at rank 16: {result['loops_us_per_rating']:.1f} µs a rating")
 
@@ -143,17 +148,21 @@ def loops_us_per_rating() -> float:
     return (time.perf_counter() - start) / len(ratings) * 1e6
 
 
-def median_ms(evaluate: Evaluation, device: torch.device, runs: int = 5) -> float:
-    """Median milliseconds of `runs` calls after two to warm up, the device waited for."""
+def rounds_ms(ways: dict[str, Evaluation], device: torch.device, rounds: int = 5) -> dict[str, list[float]]:
+    """Milliseconds of each way in each of `rounds` rounds, after one to warm up, the device waited for.
 
-    def once() -> float:
+    The ways take turns, so that what else the machine does falls on all of them.
+    """
+
+    def once(evaluate: Evaluation) -> float:
         start = time.perf_counter()
         evaluate()
         if device.type == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - start) * 1e3
 
-    return statistics.median([once() for _ in range(runs + 2)][2:])
+    taken = [{name: once(way) for name, way in ways.items()} for _ in range(rounds + 1)][1:]
+    return {name: [ms[name] for ms in taken] for name in ways}
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from mfrec.objective import Objective
 from mfrec.ratings import Ratings
 from mfrec.solvers import Solver
 
-# A cost this many times the lowest so far is not noise of the solver.
-EXPLODED = 10.0
-# A cost a rating below which the fit is perfect but for rounding.
-PERFECT = 1e-6
+# A cost this many times the lowest so far is not noise of the solver, unless the fit is all but perfect: unless, that
+# is, the lowest is below this share of ½ Σ y².
+EXPLODED, PERFECT = 10.0, 0.01
 # Seconds between checkpoints, or where saving is slow so many times its duration: what a killed process can lose.
 SAVE_SECONDS, SAVE_SHARE = 2.0, 50.0
 # Epochs between gradient norms, which cost an evaluation of the full gradient.
@@ -89,7 +88,7 @@ def fit(
         Diverged: the cost is not finite, or exploded.  What was saved before stays as it is.
     """
     progress = Progress() if progress is None else progress
-    save_due = 0.0
+    save_due, half_squares = 0.0, 0.5 * float(train.values.double().square().sum())
 
     def save_now() -> None:
         nonlocal save_due
@@ -123,7 +122,7 @@ def fit(
         progress.seconds += time.perf_counter() - started
         progress.epoch += 1
         news = look(values)
-        _check_cost(news, progress, len(train))
+        _check_cost(news, progress, PERFECT * half_squares)
         if news.valid is not None and news.valid["rmse"] < progress.best_rmse:
             progress.best_rmse, progress.best_epoch = news.valid["rmse"], progress.epoch
             progress.best_model = {name: value.clone() for name, value in model.state_dict().items()}
@@ -147,9 +146,9 @@ def stalled(progress: Progress, patience: int) -> bool:
     return bool(progress.best_model) and progress.epoch - progress.best_epoch >= patience
 
 
-def _check_cost(news: Epoch, progress: Progress, n_ratings: int) -> None:
+def _check_cost(news: Epoch, progress: Progress, floor: float) -> None:
     cost, lowest = news.train["cost"], progress.lowest_cost
-    if not math.isfinite(cost) or cost > EXPLODED * max(lowest, PERFECT * n_ratings):
+    if not math.isfinite(cost) or cost > EXPLODED * max(lowest, floor):
         lr = news.solver.get("lr")
         way_out = f"lr {lr:g} is too large, try {lr / 4:.2g}" if lr is not None else "the solver diverged"
         raise Diverged(f"the cost went from {lowest:.4g} to {cost:.4g} in epoch {news.number}: {way_out}")

@@ -31,7 +31,7 @@ def evaluate(model: MatrixFactorization, ratings: Ratings, objective: Objective)
     `Objective(loss=…)` without l2 for the cost of held-out ratings: J of a part that was not trained on has no penalty.
     """
     dots = sampled_dot(ratings.by_user, *model.tables())
-    cost = objective.loss.value(dots, model.targets(ratings)).sum() + objective.penalty(model, ratings)
+    cost = objective.loss(dots, model.targets(ratings))[0].sum() + objective.penalty(model, ratings)
     predictions = model.clip(model.add_offset(dots, ratings.items))
     return {"rmse": rmse(predictions, ratings.values), "mae": mae(predictions, ratings.values), "cost": float(cost)}
 

@@ -17,14 +17,14 @@ The scaling of λ is the silent difference between published results, so it is n
     "sqrt"    √n         n = the number of ratings of that row
     "rating"  n          the penalty inside the sum, as in sample-by-sample SGD and ALS-WR (Zhou et al. 2008, eq. 3)
 
-Another loss replaces ½e² by ℓ(ŷ − μ, y − μ) and e by ℓ' everywhere above: see `Loss`.
+Another loss replaces ½e² by ℓ(ŷ − μ, y − μ) and e by ℓ′ everywhere above: see `Loss`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,15 +34,15 @@ from mfrec.model import MatrixFactorization
 from mfrec.ratings import Pattern, Ratings
 from mfrec.sparse import matmul, sampled_dot
 
-
-class Loss(NamedTuple):
-    """An elementwise loss ℓ(prediction, target) and its derivative in the prediction."""
-
-    value: Callable[[Tensor, Tensor], Tensor]
-    derivative: Callable[[Tensor, Tensor], Tensor]
+# An elementwise loss: (predictions, targets) → (ℓ, ℓ′), its values and its derivatives in the predictions.
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-SQUARED = Loss(value=lambda p, y: 0.5 * (p - y).square(), derivative=lambda p, y: p - y)
+def squared_error(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(½e², e) with e = prediction − target."""
+    errors = predictions - targets
+    return 0.5 * errors.square(), errors
+
 
 SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "row": torch.ones_like,
@@ -65,7 +65,7 @@ class Objective:
     l2: float = 0.0
     bias_l2: float | None = None
     scaling: str = "row"
-    loss: Loss = SQUARED
+    loss: Loss = squared_error
 
     def __post_init__(self) -> None:
         for name, value in (("l2", self.l2), ("bias_l2", self.bias_l2)):
@@ -83,7 +83,7 @@ class Objective:
     def cost(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """J, a scalar."""
         prediction = sampled_dot(ratings.by_user, *model.tables())
-        return self.loss.value(prediction, model.targets(ratings)).sum() + self.penalty(model, ratings)
+        return self.loss(prediction, model.targets(ratings))[0].sum() + self.penalty(model, ratings)
 
     @torch.no_grad()
     def gradients(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
@@ -94,13 +94,12 @@ class Objective:
     def cost_and_gradients(self, model: MatrixFactorization, ratings: Ratings) -> tuple[Tensor, dict[str, Tensor]]:
         """(J, ∂J by parameter) from one `sampled_dot` and two `matmul`s."""
         users, items = model.tables()
-        prediction, target = sampled_dot(ratings.by_user, users, items), model.targets(ratings)
-        errors = self.loss.derivative(prediction, target)
+        losses, errors = self.loss(sampled_dot(ratings.by_user, users, items), model.targets(ratings))
         gradients = model.columns(*table_gradients(ratings, errors, users, items))
         parameters = dict(model.named_parameters())
         for name, weight in self.penalty_weights(model, ratings).items():
             gradients[name] = gradients[name].addcmul(weight, parameters[name])
-        return self.loss.value(prediction, target).sum() + self.penalty(model, ratings), gradients
+        return losses.sum() + self.penalty(model, ratings), gradients
 
     def penalty(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """½ Σ λ ‖·‖² over every row of every table, a differentiable scalar."""
@@ -156,10 +155,10 @@ class DataCost(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, ratings: Ratings, loss: Loss) -> Tensor:
-        prediction = sampled_dot(ratings.by_user, users, items)
+        losses, errors = loss(sampled_dot(ratings.by_user, users, items), targets)
         ctx.ratings = ratings
-        ctx.save_for_backward(users, items, loss.derivative(prediction, targets))
-        return loss.value(prediction, targets).sum()
+        ctx.save_for_backward(users, items, errors)
+        return losses.sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -380,7 +380,7 @@ def test_a_new_row_of_solvers_is_a_new_command_with_its_knobs_as_options(
 ) -> None:
     monkeypatch.setitem(SOLVERS, "halfstep", HalfStep)
     options = options_of(mfrec, monkeypatch, "train", "halfstep")
-    assert "what is left of the factors" in options["--share"]
+    assert "What is left of the factors" in options["--share"]
     assert "(default: none)" in options["--shy-way"]
     assert "(default: 3)" in options["--epochs"]
     assert "Shrink everything by a share." in mfrec("train", "--help").out
@@ -389,7 +389,7 @@ def test_a_new_row_of_solvers_is_a_new_command_with_its_knobs_as_options(
     assert said.status == 0, said.err
     run = Run.open(tmp_path / "run")
     assert run.config() | {"solver": "halfstep", "share": 0.25, "scaling": "row"} == run.config()
-    assert float(run.model().user_factors.weight.detach().abs().max()) < 0.1 * 4 * 0.25**3
+    assert float(run.trained()[0].user_factors.weight.detach().abs().max()) < 0.1 * 4 * 0.25**3
     assert mfrec("train", "--resume", tmp_path / "run", "--epochs", 5).status == 0
     assert mfrec("evaluate", tmp_path / "run").status == 0
     assert_refused(mfrec("train", "halfsetp"), "halfsetp", "halfstep")
@@ -592,7 +592,9 @@ def test_users_and_items_only_in_the_test_part_get_finite_predictions(mfrec: Mfr
     assert said.status == 0, said.err
     dataset, part = Run.open(run).dataset()
     alone = int(dataset.ratings.users[part == 2][0])
-    rows = loads_strictly(mfrec("recommend", run, "--user", dataset.user_ids[alone], "-n", 99, "--json").out)
+    rows = loads_strictly(
+        mfrec("recommend", run, "--user", dataset.user_ids[alone], "-n", 99, "--min-ratings", 0, "--json").out
+    )
     assert len(rows) == 39
     assert all(math.isfinite(row["predicted"]) for row in rows)
     assert math.isfinite(loads_strictly(mfrec("evaluate", run, "--json").out)["test"]["rmse"])

@@ -158,9 +158,10 @@ def test_a_long_fit_is_saved_on_its_way(
     model: MatrixFactorization, ratings: Ratings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit_module, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(fit_module, "SAVE_SHARE", 0.0)
     saved: list[int] = []
     scripted_fit(model, ratings, [0.9, 0.8, 0.7], save=lambda state: saved.append(state["progress"]["epoch"]))
-    assert saved[:3] == [1, 2, 3]
+    assert saved[:4] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("error", [math.nan, math.inf, 1e4], ids=["NaN", "infinite", "exploded"])
@@ -168,13 +169,14 @@ def test_a_cost_that_diverges_names_lr_and_a_smaller_one_and_saves_nothing_of_it
     model: MatrixFactorization, ratings: Ratings, error: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit_module, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(fit_module, "SAVE_SHARE", 0.0)
     saved: list[int] = []
     with pytest.raises(Diverged, match=r"epoch 3: .*lr 0\.5 .*0\.1") as raised:
         scripted_fit(
             model, ratings, [0.9, 0.8, error, 0.7], save=lambda state: saved.append(state["progress"]["epoch"])
         )
     assert isinstance(raised.value, InputError)
-    assert saved == [1, 2]
+    assert saved == [0, 1, 2]
 
 
 def test_a_cost_that_rises_for_a_while_has_not_diverged(model: MatrixFactorization, ratings: Ratings) -> None:

@@ -24,6 +24,7 @@ import torch
 from conftest import Mfrec, Train
 from torch import Tensor
 
+from mfrec.errors import InputError
 from mfrec.runs import Run, write_atomically
 from mfrec.solvers import SOLVERS
 
@@ -310,7 +311,7 @@ def test_sigterm_saves_as_ctrl_c_does(workshop: Any, tiny: Path, train: Train, m
 # Writing.
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "fdopen"])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize("crash", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     call: str, crash: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -323,7 +324,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
-        with pytest.raises(type(crash)):
+        with pytest.raises(InputError if isinstance(crash, OSError) else type(crash)):
             write_atomically(path, b"new, and longer")
     assert path.read_bytes() == b"old"
     assert [left.name for left in tmp_path.iterdir()] == ["file"]

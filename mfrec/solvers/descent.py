@@ -166,7 +166,7 @@ class SGD:
         """One step on the rows of one block, in place."""
         ratings = block.ratings
         users, items = tables[0][block.users], tables[1][block.items]
-        errors = self.objective.loss.derivative(sampled_dot(ratings.by_user, users, items), ratings.values)
+        _, errors = self.objective.loss(sampled_dot(ratings.by_user, users, items), ratings.values)
         gradients = table_gradients(ratings, errors, users, items)
         sides = ((block.users, users, ratings.by_user), (block.items, items, ratings.by_item))
         for side, (rows, table, pattern) in enumerate(sides):
