@@ -13,10 +13,7 @@ from typing import Annotated
 
 import matplotlib.pyplot as plt
 import tyro
-from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-    SCALARS,
-    EventAccumulator,
-)
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
 

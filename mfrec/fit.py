@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -138,7 +138,7 @@ def fit(
 
 def checkpoint(model: MatrixFactorization, solver: Solver, progress: Progress) -> dict[str, Any]:
     """All that going on to the same bits needs, as tensors, numbers and strings."""
-    return {"model": model.state_dict(), "solver": solver.state_dict(), "progress": asdict(progress)}
+    return {"model": model.state_dict(), "solver": solver.state_dict(), "progress": dict(vars(progress))}
 
 
 def stalled(progress: Progress, patience: int) -> bool:

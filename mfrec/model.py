@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mfrec.errors import InputError, unknown
 from mfrec.ratings import Ratings
-from mfrec.sparse import sampled_dot
+from mfrec.sparse import matmul, sampled_dot
 
 # Pairs predicted at a time: bounds the gathered rows to 2 · 2^16 · rank numbers.
 PAIR_BLOCK = 2**16
@@ -108,8 +108,8 @@ class MatrixFactorization(nn.Module):
             dtype=ratings.values.dtype,
         ).to(ratings.device)
         with torch.no_grad():
-            model.user_factors.weight[ratings.by_user.counts == 0] = 0
-            model.item_factors.weight[ratings.by_item.counts == 0] = 0
+            model.user_factors.weight[ratings.user_counts == 0] = 0
+            model.item_factors.weight[ratings.item_counts == 0] = 0
         return model
 
     @classmethod
@@ -158,6 +158,7 @@ class MatrixFactorization(nn.Module):
         """
         check_indices("user", users, self.n_users)
         check_indices("item", items, self.n_items)
+        users, items = users.to(self.scale.device), items.to(self.scale.device)
         blocks = zip(users.split(PAIR_BLOCK), items.split(PAIR_BLOCK), strict=True)
         prediction = torch.cat([self(u, i) for u, i in blocks]) if len(users) else self.scale.new_zeros(0)
         return self.clip(prediction) if clip else prediction
@@ -192,6 +193,13 @@ class MatrixFactorization(nn.Module):
             [items, ones_i, self.item_bias.weight], 1
         )
 
+    def free_columns(self) -> tuple[Tensor, Tensor]:
+        """(1, k) for Θ̃ and for X̃: 1 where a column belongs to a parameter, 0 where it is the constant 1."""
+        free = [torch.zeros_like(table[:1]) for table in self.tables()]
+        for columns in self.columns(*free).values():
+            columns.fill_(1.0)
+        return free[0], free[1]
+
     def columns(self, user_table: Tensor, item_table: Tensor) -> dict[str, Tensor]:
         """Of two tables laid out like `tables()`, the columns of each parameter, keyed like `named_parameters()`.
 
@@ -221,9 +229,10 @@ def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0) -> Tensor
     if kind == "global":
         return mean.to(ratings.values.dtype)
     if kind == "item":
-        sums = torch.zeros(ratings.n_items, dtype=torch.float64, device=ratings.device)
-        sums.index_add_(0, ratings.items, ratings.values.double())
-        counts = ratings.by_item.counts
+        # A product rather than an index_add, whose order of summation a GPU does not fix.
+        ones = torch.ones(ratings.n_users, 1, dtype=torch.float64, device=ratings.device)
+        sums = matmul(ratings.by_item, ratings.values.double().index_select(0, ratings.item_order), ones)[:, 0]
+        counts = ratings.item_counts
         means = (sums + damping * mean) / (counts + damping)
         return torch.where(counts > 0, means, mean).to(ratings.values.dtype)
     raise unknown("offset", kind, OFFSETS)

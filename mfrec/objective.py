@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mfrec.errors import InputError, unknown
 from mfrec.model import MatrixFactorization
-from mfrec.ratings import Pattern, Ratings
+from mfrec.ratings import Ratings
 from mfrec.sparse import matmul, sampled_dot
 
 # An elementwise loss: (predictions, targets) → (ℓ, ℓ′), its values and its derivatives in the predictions.
@@ -109,15 +109,24 @@ class Objective:
 
     def penalty_weights(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
         """λ of every row of each parameter, (n_rows, 1), keyed like `model.named_parameters()`."""
-        users, items = (self._row_scaling(p).to(model.scale.dtype) for p in (ratings.by_user, ratings.by_item))
+        users, items = (self._row_scaling(n).to(model.scale.dtype) for n in (ratings.user_counts, ratings.item_counts))
         bias_l2 = self.l2 if self.bias_l2 is None else self.bias_l2
         weights = {"user_factors.weight": self.l2 * users, "item_factors.weight": self.l2 * items}
         if model.user_bias is not None:
             weights |= {"user_bias.weight": bias_l2 * users, "item_bias.weight": bias_l2 * items}
         return weights
 
-    def _row_scaling(self, pattern: Pattern) -> Tensor:
-        return SCALINGS[self.scaling](pattern.counts.double())[:, None]
+    @torch.no_grad()
+    def penalty_tables(self, model: MatrixFactorization, ratings: Ratings) -> tuple[Tensor, Tensor]:
+        """λ of every number of Θ̃ and of X̃, laid out like them; 0 on the columns of ones."""
+        users, items = (torch.zeros_like(table) for table in model.tables())
+        weights = self.penalty_weights(model, ratings)
+        for name, columns in model.columns(users, items).items():
+            columns.copy_(weights[name].expand_as(columns))
+        return users, items
+
+    def _row_scaling(self, counts: Tensor) -> Tensor:
+        return SCALINGS[self.scaling](counts.double())[:, None]
 
     @torch.no_grad()
     def user_cost(self, model: MatrixFactorization, ratings: Ratings, user: int) -> Tensor:
@@ -136,8 +145,11 @@ class Objective:
         size = ratings.n_users if side == "user" else ratings.n_items
         if not 0 <= row < size:
             raise InputError(f"{side} index {row} is not in these ratings ({size:,} {side}s)")
-        own = ratings.select((ratings.users if side == "user" else ratings.items) == row)
-        data = Objective(loss=self.loss).cost(model, own)
+        indices = ratings.users if side == "user" else ratings.items
+        own = (indices == row).nonzero()[:, 0]
+        users, items = model.tables()
+        dots = (users[ratings.users[own].long()] * items[ratings.items[own].long()]).sum(1)
+        data = self.loss(dots, model.targets(ratings)[own])[0].sum()
         parameters = dict(model.named_parameters())
         weights = self.penalty_weights(model, ratings)
         mine = [name for name in weights if name.startswith(side)]

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from mfrec.errors import InputError
 
-SciPyMatrix = scipy.sparse.coo_array | scipy.sparse.csr_array | scipy.sparse.coo_matrix | scipy.sparse.csr_matrix
-
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
@@ -46,6 +44,11 @@ class Pattern:
     def counts(self) -> Tensor:
         """The number of observed entries in each row, (n_rows,)."""
         return self.crow.diff()
+
+    def row_block(self, first: int, end: int) -> Pattern:
+        """The pattern of rows first … end-1 alone."""
+        crow = self.crow[first : end + 1]
+        return Pattern(crow - crow[0], self.col[int(crow[0]) : int(crow[-1])], (len(crow) - 1, self.shape[1]))
 
     def to(self, device: torch.device | str) -> Pattern:
         return Pattern(self.crow.to(device), self.col.to(device), self.shape)
@@ -103,7 +106,9 @@ class Ratings:
             if repeated:
                 raise InputError(f"{repeated:,} (user, item) pairs occur more than once; keep one rating of each")
         index_dtype = torch.int32 if max(len(values), self.n_users, self.n_items) < 2**31 else torch.int64
-        self.users, self.items, self.values = users.to(index_dtype), items.to(index_dtype), values
+        # Copies, so that what the caller does to its tensors later goes round no check.
+        self.users, self.items = users.to(index_dtype, copy=True), items.to(index_dtype, copy=True)
+        self.values = values.clone()
         self.timestamps = None if timestamps is None else timestamps.long()
 
     @classmethod
@@ -117,7 +122,7 @@ class Ratings:
         return cls(users, items, Y[items, users], n_users=Y.shape[1], n_items=Y.shape[0])
 
     @classmethod
-    def from_scipy(cls, matrix: SciPyMatrix) -> Ratings:
+    def from_scipy(cls, matrix: scipy.sparse.sparray | scipy.sparse.spmatrix) -> Ratings:
         """From a users × items scipy sparse matrix; every stored entry is a rating, stored zeros too."""
         coo = matrix.tocoo()
         users, items = (torch.from_numpy(index.astype(np.int64)) for index in (coo.row, coo.col))
@@ -136,6 +141,16 @@ class Ratings:
     @property
     def n_ratings(self) -> int:
         return len(self.values)
+
+    @cached_property
+    def user_counts(self) -> Tensor:
+        """(n_users,) number of ratings of each user."""
+        return torch.bincount(self.users, minlength=self.n_users)
+
+    @cached_property
+    def item_counts(self) -> Tensor:
+        """(n_items,) number of ratings of each item."""
+        return torch.bincount(self.items, minlength=self.n_items)
 
     @cached_property
     def by_user(self) -> Pattern:

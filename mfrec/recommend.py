@@ -36,8 +36,8 @@ def top_n(
         clip: keep the predictions on the rating scale after ranking by what they were.
 
     Returns:
-        (n_rows, n) item indices and their predicted ratings.  A row with fewer than n items left ends in index −1 and
-        prediction −∞.
+        (n_rows, min(n, n_items)) item indices and their predicted ratings.  A row with fewer items left ends in index
+        −1 and prediction −∞.
     """
     check_indices("user", users, model.n_users)
     columns = _checked_n(n, model.n_items)
@@ -45,7 +45,7 @@ def top_n(
     every_item = torch.arange(model.n_items, device=item_table.device)
 
     def scores() -> Iterator[Tensor]:
-        for block in _blocks(users.long(), model.n_items):
+        for block in _blocks(users.to(item_table.device).long(), model.n_items):
             block_scores = model.add_offset(user_table[block] @ item_table.mT, every_item)
             if candidates is not None:
                 block_scores[:, ~candidates.to(block_scores.device)] = -torch.inf
@@ -80,7 +80,7 @@ def similar(
     unit = torch.nn.functional.normalize(table, dim=1)
 
     def scores() -> Iterator[Tensor]:
-        for block in _blocks(rows.long(), len(table)):
+        for block in _blocks(rows.to(table.device).long(), len(table)):
             cosines = unit[block] @ unit.mT
             if candidates is not None:
                 cosines[:, ~candidates.to(cosines.device)] = -torch.inf
@@ -106,7 +106,9 @@ def _best(blocks: Iterator[Tensor], n: int, like: Tensor) -> tuple[Tensor, Tenso
     found = []
     for scores in blocks:
         values, indices = scores.topk(n, dim=1)
-        # topk leaves ties in any order: put the lower index first, so that every device answers alike.
+        # topk takes any of equal scores at the cut, and in any order; where that matters, sort the row in full.
+        tied = (scores >= values[:, -1:]).sum(1) > n
+        values[tied], indices[tied] = (part[:, :n] for part in scores[tied].sort(dim=1, descending=True, stable=True))
         by_index = indices.argsort(dim=1)
         values, indices = values.gather(1, by_index), indices.gather(1, by_index)
         by_value = values.argsort(dim=1, descending=True, stable=True)
@@ -117,12 +119,13 @@ def _best(blocks: Iterator[Tensor], n: int, like: Tensor) -> tuple[Tensor, Tenso
 
 
 def _entries(ratings: Ratings, users: Tensor) -> tuple[Tensor, Tensor]:
-    """(position in `users`, item) of every rating by these users."""
-    pattern = ratings.by_user
+    """(position in `users`, item) of every rating by these users, on their device."""
+    pattern, device = ratings.by_user, users.device
+    users = users.to(ratings.device)
     starts, counts = pattern.crow[users].long(), pattern.counts[users].long()
     row = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
     within = torch.arange(len(row), device=users.device) - (counts.cumsum(0) - counts)[row]
-    return row, pattern.col[starts[row] + within].long()
+    return row.to(device), pattern.col[starts[row] + within].long().to(device)
 
 
 def item_frame(dataset: Dataset, indices: Tensor, **values: Tensor) -> pd.DataFrame:
@@ -149,7 +152,7 @@ def recommended_items(
     """
     device = model.scale.device
     seen = dataset.ratings.select(dataset.ratings.users == user).to(device)
-    known = dataset.ratings.by_item.counts >= min_ratings
+    known = dataset.ratings.item_counts >= min_ratings
     indices, predictions = top_n(model, torch.tensor([user], device=device), n, seen, candidates=known, clip=True)
     return item_frame(dataset, indices[0], predicted=predictions[0])
 
@@ -162,6 +165,6 @@ def similar_items(
     Items with fewer than min_ratings ratings are left out: little is known of where their factors point.
     """
     table = model.item_factors.weight.detach()
-    known = dataset.ratings.by_item.counts >= min_ratings
+    known = dataset.ratings.item_counts >= min_ratings
     indices, cosines = similar(table, torch.tensor([item], device=table.device), n, known)
     return item_frame(dataset, indices[0], cosine=cosines[0])

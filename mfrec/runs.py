@@ -95,7 +95,15 @@ class Run:
         return config
 
     def metrics(self) -> dict[str, Any]:
+        """The final figures."""
         return self._read_json("metrics.json")
+
+    def has_metrics(self) -> bool:
+        return (self.path / "metrics.json").exists()
+
+    def remove_metrics(self) -> None:
+        """Take the final figures away, because the run goes on."""
+        (self.path / "metrics.json").unlink()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         self._write_json("config.json", {"format": FORMAT, **config})
@@ -152,11 +160,11 @@ class Run:
             )
         return model.to(device), dataset, part
 
-    def writer(self, first_epoch: int) -> SummaryWriter:
-        """A TensorBoard writer into the folder whose curves go on at first_epoch, dropping what came after it."""
+    def writer(self, first_epoch: int | None) -> SummaryWriter:
+        """A TensorBoard writer into the folder whose curves go on at first_epoch, dropping points from there on."""
         from torch.utils.tensorboard import SummaryWriter  # a second of imports that only training needs
 
-        return SummaryWriter(str(self.path), purge_step=first_epoch or None, flush_secs=5)
+        return SummaryWriter(str(self.path), purge_step=first_epoch, flush_secs=5)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
@@ -211,7 +219,9 @@ def log_parameters(writer: SummaryWriter, model: MatrixFactorization, news: Epoc
                 writer.add_histogram(f"parameters/{name.removesuffix('.weight')}", parameter.detach(), news.number)
 
 
-def log_hparams(writer: SummaryWriter, config: Mapping[str, Any], measured: Mapping[str, Mapping[str, float]]) -> None:
+def log_hparams(
+    writer: SummaryWriter, config: Mapping[str, Any], measured: Mapping[str, Mapping[str, float]], epoch: int
+) -> None:
     """The run's row in TensorBoard's HParams table: its options, and the final metrics of each part."""
     from torch.utils.tensorboard.summary import hparams
 
@@ -221,7 +231,7 @@ def log_hparams(writer: SummaryWriter, config: Mapping[str, Any], measured: Mapp
     for summary in hparams(options, final):
         writer._get_file_writer().add_summary(summary)
     for tag, value in final.items():
-        writer.add_scalar(tag, value)
+        writer.add_scalar(tag, value, epoch)
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:

@@ -13,6 +13,7 @@ numbers more slowly.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from functools import cache
 
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor
 
 from mfrec.ratings import Pattern
+
+logger = logging.getLogger("mfrec.sparse")
 
 # Entries gathered at a time where torch.sparse lacks a product: 2^16 at rank 64 in float32 is 16 MiB a table.
 BLOCK = 2**16
@@ -72,7 +75,10 @@ def torch_has_products(device: str, dtype: torch.dtype) -> bool:
             zeros = _csr(pattern, one[0])
             torch.sparse.sampled_addmm(zeros, one, one, beta=0.0)
             zeros @ one
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, NotImplementedError):
+        logger.warning("torch has no sparse products of %s on %s; gathers take their place, more slowly", dtype, device)
         return False
     return True
 

@@ -57,10 +57,12 @@ def test_predictions_are_ranked_before_they_are_clipped():
 
 
 def test_ties_go_to_the_lower_index():
-    model = MatrixFactorization(1, 5, 2, biases=False)
+    model = MatrixFactorization(1, 500, 2, biases=False)
     with torch.no_grad():
         model.item_factors.weight.fill_(1.0)
-    assert top_n(model, torch.tensor([0]), 5)[0].tolist() == [[0, 1, 2, 3, 4]]
+        model.item_factors.weight[400] = 2.0
+        model.user_factors.weight.fill_(1.0)
+    assert top_n(model, torch.tensor([0]), 5)[0].tolist() == [[400, 0, 1, 2, 3]]
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))

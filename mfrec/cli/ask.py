@@ -127,8 +127,8 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
     """What a data set holds, as plain values."""
     ratings = dataset.ratings
     values, counts = torch.unique(ratings.values, return_counts=True)
-    most = torch.argsort(ratings.by_item.counts, descending=True, stable=True)[:10].tolist()
-    means = torch.zeros(ratings.n_items).index_add_(0, ratings.items, ratings.values) / ratings.by_item.counts
+    most = torch.argsort(ratings.item_counts, descending=True, stable=True)[:10].tolist()
+    means = torch.zeros(ratings.n_items).index_add_(0, ratings.items, ratings.values) / ratings.item_counts
     summary: dict[str, Any] = {
         "dataset": dataset.name,
         "n_users": ratings.n_users,
@@ -145,7 +145,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
     summary["rating_histogram"] = {f"{v:g}": c for v, c in zip(values.tolist(), counts.tolist(), strict=True)}
     summary["most_rated"] = [
         {
-            "ratings": int(ratings.by_item.counts[i]),
+            "ratings": int(ratings.item_counts[i]),
             "mean": float(means[i]),
             "id": str(dataset.item_ids[i]),
             "title": dataset.title(i),

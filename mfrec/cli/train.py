@@ -110,13 +110,17 @@ class Train:
             run = Run.open(self.resume)
             experiment = self._experiment(*run.dataset(), device)
             progress = run.restore(experiment.model, experiment.solver)
-            if progress.epoch >= self.epochs:
-                raise InputError(f"{run.path} has done {progress.epoch} epochs already; give more with --epochs")
-            if stalled(progress, self.patience):
-                raise InputError(
-                    f"{run.path} stopped early, {progress.epoch - progress.best_epoch} epochs after its best; "
-                    "give more with --patience"
-                )
+            # A run that was stopped between its last epoch and its metrics has only these left to do.
+            if run.has_metrics():
+                if progress.epoch >= self.epochs:
+                    raise InputError(f"{run.path} has done {progress.epoch} epochs already; give more with --epochs")
+                if stalled(progress, self.patience):
+                    raise InputError(
+                        f"{run.path} stopped early, {progress.epoch - progress.best_epoch} epochs after its best; "
+                        "give more with --patience"
+                    )
+                run.remove_metrics()
+            run.write_config({**run.config(), "epochs": self.epochs, "patience": self.patience})
         progress, interrupted = self._fit(run, experiment, progress)
         if interrupted:
             print(f"saved after epoch {progress.epoch}; go on with: mfrec train --resume {run.path}", file=sys.stderr)
@@ -162,7 +166,7 @@ class Train:
 
     def _fit(self, run: Run, experiment: Experiment, progress: Progress) -> tuple[Progress, bool]:
         """The progress made, and whether it was interrupted before its end."""
-        writer = run.writer(progress.epoch + 1 if progress.epoch else 0)
+        writer = run.writer(None if self.resume is None else progress.epoch + 1 if progress.epoch else 0)
         if not progress.epoch:
             writer.add_text("config", "```json\n" + json.dumps(run.config(), indent=2) + "\n```")
         with (
@@ -211,17 +215,17 @@ class Train:
             **measured,
         }
         run.write_metrics(metrics)
-        with contextlib.closing(run.writer(0)) as writer:
-            log_hparams(writer, run.config(), measured)
+        with contextlib.closing(run.writer(progress.epoch + 1)) as writer:
+            log_hparams(writer, run.config(), measured, progress.epoch)
         if self.json:
             print(json.dumps({"run": str(run.path), **metrics}, indent=2))
             return
         best = f", best after {progress.best_epoch}" if progress.best_model else ""
         print(f"{self.solver} on {dataset.name}: {progress.epoch} epochs{best}, {progress.seconds:.1f} s")
         report.print_errors("test part", self._against_baselines(experiment))
-        counts = experiment.parts["train"].by_user.counts
+        counts = experiment.parts["train"].user_counts
         report.print_recommendations(dataset, model, int(torch.argsort(counts, stable=True)[len(counts) // 2]))
-        most_rated = int(experiment.parts["train"].by_item.counts.argmax())
+        most_rated = int(experiment.parts["train"].item_counts.argmax())
         report.print_items(f"similar to {dataset.title(most_rated)}", similar_items(dataset, model, most_rated, 5))
         print(f"run folder  {run.path}")
         print(f"curves      tensorboard --logdir {run.path.parent}")

@@ -162,7 +162,7 @@ class Dataset:
         return [self.title(self._folded_titles[title][0]) for title in near[:3]]
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors, lists, strings, numbers and None, which `torch.load(weights_only=True)` accepts."""
+        """All but the official splits, as tensors, lists, strings, numbers and None, for `weights_only=True`."""
         columns = {column: self.items[column].tolist() for column in self.items}
         if "year" in columns:
             columns["year"] = [None if pd.isna(year) else int(year) for year in columns["year"]]
@@ -178,12 +178,11 @@ class Dataset:
             "item_ids": self.item_ids.tolist(),
             "item_columns": columns,
             "scale": list(self.scale),
-            "official_splits": dict(self.official_splits),
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Dataset:
-        """The inverse of `state_dict`; without its official_splits there are none."""
+        """The inverse of `state_dict`."""
         user_ids, item_ids = id_index(state["user_ids"]), id_index(state["item_ids"])
         sizes = len(user_ids), len(item_ids)
         ratings = Ratings(state["users"], state["items"], state["values"], *sizes, state["timestamps"])
@@ -192,8 +191,7 @@ class Dataset:
             rows = [tuple(genres) for genres in values] if column == "genres" else values
             items[column] = pd.Series(rows, dtype="Int64" if column == "year" else "object")
         low, high = state["scale"]
-        masks = dict(state.get("official_splits", {}))
-        return cls(state["name"], ratings, user_ids, item_ids, items, (low, high), masks)
+        return cls(state["name"], ratings, user_ids, item_ids, items, (low, high))
 
 
 def _examples(ids: pd.Index, kind: str) -> str:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pooch  # type: ignore[import-untyped]
+import pooch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 

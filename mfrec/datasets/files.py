@@ -46,7 +46,9 @@ def _zip_members(path: Path) -> Members:
         member = PureWindowsPath(info.filename)  # knows / and \ and drive letters
         if ".." in member.parts or member.anchor:
             raise InputError(f"{path} has a member {info.filename!r} outside its own folder; make the zip without it")
-    names = [info.filename for info in infos if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+    names = [info.filename for info in infos if not info.is_dir()]
+    # What macOS adds is none of the data.
+    names = [name for name in names if not name.startswith("__MACOSX/") and not name.split("/")[-1].startswith(".")]
     tops = {name[: name.find("/") + 1] for name in names}
     top = tops.pop() if len(tops) == 1 else ""
     return {name.removeprefix(top): partial(_unpack, path, name) for name in names}

@@ -13,7 +13,9 @@ import torch
 from mfrec.model import MatrixFactorization
 from mfrec.objective import Objective
 from mfrec.ratings import Ratings
+from mfrec.solvers.als import ALS
 from mfrec.solvers.descent import SGD, GradientDescent, Optim
+from mfrec.solvers.quasi_newton import QuasiNewton
 
 
 class Solver(Protocol):
@@ -39,5 +41,11 @@ class Solver(Protocol):
         ...
 
 
-SOLVERS: dict[str, type[Solver]] = {"sgd": SGD, "gd": GradientDescent, "optim": Optim}
+SOLVERS: dict[str, type[Solver]] = {
+    "sgd": SGD,
+    "gd": GradientDescent,
+    "optim": Optim,
+    "quasi-newton": QuasiNewton,
+    "als": ALS,
+}
 DEFAULT = "sgd"

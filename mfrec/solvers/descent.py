@@ -83,7 +83,7 @@ class SGD:
 
         "plain"     x ← x − α g
         "implicit"  x ← x − α g / (1 + α n_b)      n_b = ratings of that row in the block
-        "adagrad"   x ← x − α g / √(Σ g²)          elementwise, over all steps so far (Duchi et al. 2011)
+        "adagrad"   x ← x − α g / (√(Σ g²) + 10⁻¹⁰)   elementwise, over all steps so far (Duchi et al. 2011)
 
     A plain step sums over the n_b ratings that sample-by-sample SGD would go through one after the other, each seeing
     the error that the last one left: along a direction of unit curvature those n_b steps shrink an error to
@@ -139,15 +139,10 @@ class SGD:
         self.parts = list(
             _blocks(self.ratings, self.model.targets(self.ratings), self.user_order, self.item_order, self.blocks)
         )
-        self.penalty = [torch.zeros_like(t) for t in self.model.tables()]
-        self.free = [torch.zeros_like(t[:1]) for t in self.model.tables()]
-        weights = self.objective.penalty_weights(self.model, self.ratings)
-        for name, columns in self.model.columns(*self.penalty).items():
-            columns.copy_(weights[name].expand_as(columns))
-        for columns in self.model.columns(*self.free).values():
-            columns.fill_(1.0)
+        self.free = self.model.free_columns()
+        users, items = self.objective.penalty_tables(self.model, self.ratings)
         P, Q = self.blocks
-        self.penalty = [self.penalty[0][self.user_order] / Q, self.penalty[1][self.item_order] / P]
+        self.penalty = [users[self.user_order] / Q, items[self.item_order] / P]
 
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
@@ -179,7 +174,7 @@ class SGD:
                 table.addcdiv_(g, (1 + lr * pattern.counts.to(g.dtype))[:, None], value=-lr)
             else:
                 squares = self.squares[side][rows].addcmul_(g, g)
-                table.addcdiv_(g, squares.sqrt().clamp_min_(torch.finfo(g.dtype).tiny), value=-lr)
+                table.addcdiv_(g, squares.sqrt().add_(1e-10), value=-lr)
 
     def state_dict(self) -> dict[str, Any]:
         return {
