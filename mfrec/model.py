@@ -27,7 +27,7 @@ from mfrec.sparse import matmul, sampled_dot
 PAIR_BLOCK = 2**16
 
 INITS: dict[str, Callable[[int, int, torch.Generator, torch.dtype], Tensor]] = {
-    # Small enough that biases are learned first: larger starts end in worse minima (see the README).
+    # Small enough that biases are learned first: from larger starts early stopping ends at a higher validation RMSE.
     "scaled-normal": lambda n, k, g, dtype: torch.randn(n, k, generator=g, dtype=dtype) * (0.1 / max(k, 1) ** 0.5),
     "small-normal": lambda n, k, g, dtype: torch.randn(n, k, generator=g, dtype=dtype) * 0.01,
     "uniform": lambda n, k, g, dtype: torch.rand(n, k, generator=g, dtype=dtype),

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ FORMAT = 1
 TRAIN, VALID, TEST = 0, 1, 2
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
 # Options that say where things are and not what is computed: no columns of the HParams table.
-PLUMBING = {"format", "name", "run_dir", "resume", "json", "device"}
+PLUMBING = {"format", "name", "run_dir", "resume", "json", "device", "columns", "rating_scale", "duplicates"}
 # Epochs between histograms of the parameters.
 HISTOGRAM_EPOCHS = 10
 
@@ -87,6 +88,10 @@ class Run:
         if run._read_json("config.json").get("format") != FORMAT:
             raise InputError(f"{path} was written by another version of mfrec; train it again with this one")
         return run
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path)
 
     def config(self) -> dict[str, Any]:
         """The options the run was started with."""
@@ -225,7 +230,7 @@ def log_hparams(
     """The run's row in TensorBoard's HParams table: its options, and the final metrics of each part."""
     from torch.utils.tensorboard.summary import hparams
 
-    shown = {k: v for k, v in config.items() if k not in PLUMBING}
+    shown = {k: v for k, v in config.items() if k not in PLUMBING and v is not None}
     options = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in shown.items()}
     final = {f"final/{metric}_{part}": value for part, values in measured.items() for metric, value in values.items()}
     for summary in hparams(options, final):

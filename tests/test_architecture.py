@@ -41,7 +41,7 @@ def test_a_room_imports_only_from_rooms_before_it(path):
 
 def test_importing_the_package_leaves_the_global_random_state_and_warnings_alone():
     code = (
-        "import warnings, torch, pandas, pooch, requests, rich.progress, scipy.sparse; "
+        "import warnings, torch, pandas, pooch, requests, rich.progress, scipy.optimize, scipy.sparse; "
         "state, filters = torch.get_rng_state(), list(warnings.filters); "
         "import mfrec.ratings, mfrec.sparse, mfrec.solvers, mfrec.fit; "
         "assert torch.equal(state, torch.get_rng_state()) and filters == list(warnings.filters)"

@@ -207,8 +207,8 @@ def test_a_header_alone_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, {"ratings.csv": "userId,film,rating\n1,2,3\n"})
-    assert_refused(path, "'userId, film, rating'", "not userId,movieId,rating", 'columns="USER,ITEM,RATING')
-    assert_refused(path, "no column 'movie'", "'userId, film, rating'", 'columns="USER', columns="userId,movie,rating")
+    assert_refused(path, "'userId, film, rating'", "not userId,movieId,rating", "--columns USER,ITEM,RATING")
+    assert_refused(path, "no column 'movie'", "'userId, film, rating'", "--columns USER", columns="userId,movie,rating")
 
 
 @pytest.mark.parametrize("columns", ["user,item", "a,b,c,d,e", "a,a,b", "a,,b"])

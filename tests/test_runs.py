@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import json
@@ -24,6 +25,7 @@ import torch
 from conftest import Mfrec, Train
 from torch import Tensor
 
+from mfrec.cli import train as cli_train
 from mfrec.errors import InputError
 from mfrec.runs import Run, write_atomically
 from mfrec.solvers import SOLVERS
@@ -428,3 +430,33 @@ def test_runs_without_a_name_are_numbered(tiny: Path, mfrec: Mfrec, tmp_path: Pa
     for _ in range(2):
         assert mfrec("train", "--data", tiny, "--rank", 3, "--epochs", 1, "--run-dir", tmp_path).status == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-sgd-1", "tiny-sgd-2"]
+
+
+# What is left to do.
+
+
+def test_the_advice_of_a_resumed_run_that_was_interrupted_again_works_as_printed(
+    mfrec: Mfrec, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ("--data", tiny, "--rank", 2, "--run-dir", tmp_path, "--name", "run")
+    assert mfrec("train", "gd", *place, "--epochs", 3, "--patience", 99).status == 0
+    stopping = contextlib.nullcontext(lambda: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_train, "finish_epoch_on_interrupt", lambda: stopping)
+        said = mfrec("train", "--resume", tmp_path / "run", "--epochs", 6)
+    assert said.status == 130
+    advice = said.err.split("mfrec train ")[1].split()
+    assert mfrec("train", *advice).status == 0
+    assert Run.open(tmp_path / "run").metrics()["epochs"] == 6
+    assert Run.open(tmp_path / "run").config()["epochs"] == 6
+
+
+def test_a_run_that_died_before_its_metrics_is_finished_by_resuming(mfrec: Mfrec, tiny: Path, tmp_path: Path) -> None:
+    place = ("--data", tiny, "--rank", 2, "--run-dir", tmp_path, "--name", "run", "--epochs", 3)
+    assert mfrec("train", *place).status == 0
+    run = Run.open(tmp_path / "run")
+    before = run.metrics()
+    run.remove_metrics()
+    assert mfrec("train", "--resume", run.path).status == 0
+    assert run.metrics() == before
+    assert mfrec("train", "--resume", run.path).status == 2

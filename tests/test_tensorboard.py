@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 from conftest import Mfrec, Train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mfrec.runs import Run
 
 PATIENCE_SECONDS = 60.0
 EPOCHS = 11
@@ -119,6 +122,17 @@ def test_a_server_without_fast_loading_shows_no_doubled_points_either(runs: Path
     events = EventAccumulator(str(runs / "killed")).Reload()
     for tag in CURVES:
         assert [event.step for event in events.Scalars(tag)] == list(range(EPOCHS + 1))
+
+
+def test_a_run_killed_before_its_second_checkpoint_starts_its_curves_anew(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "run", "run")
+    for first, epochs in ((None, 6), (0, 9)):
+        with contextlib.closing(run.writer(first)) as writer:
+            for epoch in range(epochs):
+                writer.add_scalar("rmse/valid", 1.0, epoch)
+        time.sleep(1.1)  # the second's file is named by the second
+    events = EventAccumulator(str(run.path)).Reload()
+    assert [event.step for event in events.Scalars("rmse/valid")] == list(range(9))
 
 
 def test_the_learning_rate_has_a_point_for_every_epoch_done(server: Server) -> None:

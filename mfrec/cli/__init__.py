@@ -21,15 +21,14 @@ VERBS: dict[str, Callable[..., Callable[[], int]]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit status: 0, 2 for what the user got wrong, 130 when interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that lacks λ or é shows ? instead; it is no reason to stop.
             stream.reconfigure(errors="replace")
     try:
-        return _verb(arguments)()
+        return _verb(list(arguments))()
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone: nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,9 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        print("mfrec: interrupted", file=sys.stderr)
-        return 130
 
 
 def _verb(arguments: list[str]) -> Callable[[], int]:
@@ -51,7 +47,7 @@ def _verb(arguments: list[str]) -> Callable[[], int]:
             "usage: mfrec COMMAND [OPTIONS]    (mfrec COMMAND --help tells more)\n\nMatrix factorization of ratings.\n"
         )
         for known, kind in VERBS.items():
-            print(f"  {known:<12}{(inspect.getdoc(kind) or '').splitlines()[0]}")
+            print(f"  {known:<14}{(inspect.getdoc(kind) or '').splitlines()[0]}")
         raise SystemExit(0)
     if name not in VERBS:
         raise unknown("command", name, VERBS)

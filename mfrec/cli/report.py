@@ -28,19 +28,18 @@ def epoch_progress(epochs: int, done: int, solver: str, *, quiet: bool = False) 
     """A line on stderr that follows the fit: epoch, cost, train and valid RMSE.  Silent where stderr is no terminal."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("epoch {task.completed}/{task.total}"),
+        TextColumn("{task.description}  epoch {task.completed}/{task.total}"),
         TextColumn("{task.fields[news]}"),
+        BarColumn(bar_width=24),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(solver, total=epochs, completed=done, news="")
 
         def report(news: Epoch) -> None:
-            text = f"cost {news.train['cost']:,.0f}  train RMSE {news.train['rmse']:.4f}"
-            if news.valid is not None:
-                text += f"  valid RMSE {news.valid['rmse']:.4f}"
+            # The most wanted first: a narrow terminal cuts the end off.
+            text = "" if news.valid is None else f"valid RMSE {news.valid['rmse']:.4f}  "
+            text += f"train RMSE {news.train['rmse']:.4f}  cost {news.train['cost']:,.0f}"
             bar.update(task, completed=news.number, news=text)
 
         yield report
@@ -52,13 +51,15 @@ FORMATS = {"rating": ".1f", "predicted": ".2f", "cosine": ".3f", "RMSE": ".4f", 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout, numbers to the right; where it is narrow titles and genres are wrapped, and nothing else."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_header=any(columns))
+    table = Table(box=SIMPLE_HEAD, show_header=any(columns))
     for position, name in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", no_wrap=name not in ("title", "genres"))
     for row in rows:
         table.add_row(*(format(value, FORMATS.get(name, "")) for name, value in zip(columns, row, strict=True)))
-    Console().print(table)
+    console = Console()
+    console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
 
 
 def print_errors(title: str, measured: Mapping[str, Mapping[str, float]]) -> None:

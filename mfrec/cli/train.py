@@ -23,7 +23,7 @@ from mfrec.cli import report
 from mfrec.cli.options import Device, Switch, knobs, parse, pick_device
 from mfrec.datasets import Dataset, load
 from mfrec.errors import InputError, unknown
-from mfrec.fit import Epoch, Progress, fit, stalled
+from mfrec.fit import Diverged, Epoch, Progress, fit, stalled
 from mfrec.metrics import evaluate, evaluate_parts
 from mfrec.model import MatrixFactorization
 from mfrec.objective import Objective
@@ -121,7 +121,12 @@ class Train:
                     )
                 run.remove_metrics()
             run.write_config({**run.config(), "epochs": self.epochs, "patience": self.patience})
-        progress, interrupted = self._fit(run, experiment, progress)
+        try:
+            progress, interrupted = self._fit(run, experiment, progress)
+        except Diverged:
+            if run.checkpoint()["progress"]["epoch"] == 0:
+                run.remove()  # nothing in it was trained
+            raise
         if interrupted:
             print(f"saved after epoch {progress.epoch}; go on with: mfrec train --resume {run.path}", file=sys.stderr)
             return 130
@@ -167,8 +172,7 @@ class Train:
     def _fit(self, run: Run, experiment: Experiment, progress: Progress) -> tuple[Progress, bool]:
         """The progress made, and whether it was interrupted before its end."""
         writer = run.writer(None if self.resume is None else progress.epoch + 1 if progress.epoch else 0)
-        if not progress.epoch:
-            writer.add_text("config", "```json\n" + json.dumps(run.config(), indent=2) + "\n```")
+        writer.add_text("config", "```json\n" + json.dumps(run.config(), indent=2) + "\n```", progress.epoch)
         with (
             contextlib.closing(writer),
             finish_epoch_on_interrupt() as stop,
@@ -257,7 +261,7 @@ def parse_train(arguments: list[str]) -> Train:
         print("usage: mfrec train [SOLVER] [OPTIONS]    (mfrec train SOLVER --help lists its options)\n")
         for name, solver in SOLVERS.items():
             about = (inspect.getdoc(solver) or "").splitlines()[0]
-            print(f"  {name:<12}{about}{'  (the default)' if name == DEFAULT else ''}")
+            print(f"  {name:<14}{about}{'  (the default)' if name == DEFAULT else ''}")
         raise SystemExit(0)
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if named is not None and named not in SOLVERS:

@@ -23,7 +23,7 @@ from mfrec.errors import InputError
 
 ROLES = ("user", "item", "rating", "timestamp")
 HEADERS = (("userId", "movieId", "rating", "timestamp"), ROLES, ("user_id", "item_id", "rating", "timestamp"))
-_NAME_THEM = 'name them as columns="USER,ITEM,RATING[,TIMESTAMP]"'
+_NAME_THEM = "name them with columns (--columns USER,ITEM,RATING[,TIMESTAMP])"
 _INTEGER = re.compile(r"\s*[-+]?[0-9]{1,18}\s*")
 Scale = tuple[float, float]
 
@@ -187,7 +187,8 @@ def _fault(row: list[str], layout: _Layout) -> str | None:
     if rating is None or not math.isfinite(rating):
         return f"rating {_shown(fields['rating'])} is not a {'' if rating is None else 'finite '}number"
     if "timestamp" in fields and not _INTEGER.fullmatch(fields["timestamp"]):
-        return f"timestamp {_shown(fields['timestamp'])} is not whole seconds since 1970"
+        shown = _shown(fields["timestamp"])
+        return f"timestamp {shown} is not whole seconds since 1970; convert the column or leave it out"
     return None
 
 

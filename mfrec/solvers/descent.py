@@ -79,7 +79,9 @@ class SGD:
 
     so that Σ_b J_b = J: a user's row meets Q blocks an epoch, an item's P.  An epoch visits the blocks in random order
     and updates the rows of each in place from its gradient g by the two sparse products, which read a block's tables
-    from cache.  With `momentum` β, g is replaced by the running v ← β v + g.  The step is one of
+    from cache.  (Blocks as in Gemulla et al. 2011, "Large-scale matrix factorization with distributed stochastic
+    gradient descent", who go through the ratings of a block one by one.)  With `momentum` β, g is replaced by the
+    running v ← β v + g.  The step is one of
 
         "plain"     x ← x − α g
         "implicit"  x ← x − α g / (1 + α n_b)      n_b = ratings of that row in the block
