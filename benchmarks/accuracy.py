@@ -59,7 +59,7 @@ def main(
                 f"{statistics.mean(m['epochs'] for m in metrics):.0f}",
                 spread([m["fit_seconds"] for m in metrics], 1),
             )
-    Console(width=130).print(table)
+    Console(width=150).print(table)
 
 
 def measure(arguments: str) -> dict[str, Any]:

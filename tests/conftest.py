@@ -13,9 +13,21 @@ import pytest
 import torch
 from hypothesis import settings
 
+from mfrec.ratings import Ratings
+
 # How long an example takes says nothing here: the first call of torch takes a second.
 settings.register_profile("mfrec", deadline=None)
 settings.load_profile("mfrec")
+
+
+@pytest.fixture(scope="session")
+def odd_ratings() -> Ratings:
+    """11 users × 13 items in float64; users 3 and 10 and items 0 and 12 have no rating."""
+    generator = torch.Generator().manual_seed(0)
+    observed = torch.rand(13, 11, generator=generator) < 0.4
+    observed[[0, 12]] = False
+    observed[:, [3, 10]] = False
+    return Ratings.from_dense(torch.randn(13, 11, generator=generator, dtype=torch.float64), observed)
 
 
 @pytest.fixture(scope="session")

@@ -42,16 +42,6 @@ def planted() -> tuple[Ratings, Ratings]:
     return ratings.split(random_split(ratings, 400 / 4400, generator))
 
 
-@pytest.fixture(scope="module")
-def odd_ratings() -> Ratings:
-    """11 users × 13 items in float64, some of both without a rating."""
-    generator = torch.Generator().manual_seed(0)
-    observed = torch.rand(13, 11, generator=generator) < 0.4
-    observed[[0, 12]] = False
-    observed[:, [3, 10]] = False
-    return Ratings.from_dense(torch.randn(13, 11, generator=generator, dtype=torch.float64), observed)
-
-
 def a_model(ratings: Ratings, rank: int = 3, **options) -> MatrixFactorization:
     return MatrixFactorization.from_ratings(ratings, rank, generator=torch.Generator().manual_seed(1), **options)
 

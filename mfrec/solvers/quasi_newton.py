@@ -37,7 +37,7 @@ class QuasiNewton:
         iterations: iterations an epoch; evaluations for tnc.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 30, "patience": 3}
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 60, "patience": 4}
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class QuasiNewton:
         *,
         generator: torch.Generator | None = None,
         method: Literal["l-bfgs-b", "cg", "tnc"] = "l-bfgs-b",
-        iterations: int = 20,
+        iterations: int = 10,
     ) -> None:
         if method not in METHODS:
             raise unknown("method", method, METHODS)
