@@ -164,7 +164,23 @@ def similar_items(
 
     Items with fewer than min_ratings ratings are left out: little is known of where their factors point.
     """
-    table = model.item_factors.weight.detach()
     known = dataset.ratings.item_counts >= min_ratings
-    indices, cosines = similar(table, torch.tensor([item], device=table.device), n, known)
+    indices, cosines = similar(model.item_factors.weight.detach(), torch.tensor([item]), n, known)
     return item_frame(dataset, indices[0], cosine=cosines[0])
+
+
+def similar_users(
+    dataset: Dataset, model: MatrixFactorization, user: int, n: int = 10, min_ratings: int = 20
+) -> pd.DataFrame:
+    """The n users whose factors point most nearly where this user's do, best first: cosine, id, number of ratings.
+
+    Users with fewer than min_ratings ratings are left out, as items are by `similar_items`.
+    """
+    counts = dataset.ratings.user_counts
+    indices, cosines = similar(
+        model.user_factors.weight.detach(), torch.tensor([user]), n, counts >= min_ratings, kind="user"
+    )
+    found = (indices[0] >= 0).cpu()
+    kept = indices[0].cpu()[found]
+    columns = {"cosine": cosines[0].cpu()[found].numpy(), "id": dataset.user_ids[kept.numpy()]}
+    return pd.DataFrame({**columns, "ratings": counts[kept].numpy()})

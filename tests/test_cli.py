@@ -395,6 +395,15 @@ def test_a_new_row_of_solvers_is_a_new_command_with_its_knobs_as_options(
     assert_refused(mfrec("train", "halfsetp"), "halfsetp", "halfstep")
 
 
+def test_similar_takes_an_item_or_a_user_and_not_both_or_neither(mfrec: Mfrec, trained: Path) -> None:
+    users = loads_strictly(mfrec("similar", trained, "--user", 1, "--min-ratings", 0, "-n", 3, "--json").out)
+    assert len(users) == 3
+    assert all(set(user) == {"cosine", "id", "ratings"} for user in users)
+    assert "similar to user 1" in mfrec("similar", trained, "--user", 1, "--min-ratings", 0).out
+    for options in ((), ("--user", 1, "--item", 8)):
+        assert_refused(mfrec("similar", trained, *options), "either --item or --user")
+
+
 # Mistakes.
 
 

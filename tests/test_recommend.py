@@ -10,7 +10,7 @@ from mfrec.datasets import synthetic
 from mfrec.errors import InputError
 from mfrec.model import MatrixFactorization
 from mfrec.ratings import Ratings
-from mfrec.recommend import item_frame, recommended_items, similar, similar_items, top_n
+from mfrec.recommend import item_frame, recommended_items, similar, similar_items, similar_users, top_n
 
 
 def a_model(n_users: int, n_items: int, seed: int) -> MatrixFactorization:
@@ -116,3 +116,16 @@ def test_recommended_items_are_new_to_the_user_and_similar_items_have_ratings_en
     alike = similar_items(dataset, model, 2, 20, min_ratings=10)["id"]
     assert len(alike)
     assert all(counts[i] >= 10 for i in alike)
+
+
+def test_similar_users_have_ratings_enough_and_come_by_id():
+    dataset = synthetic(30, 20, 200, generator=torch.Generator().manual_seed(0))
+    model = MatrixFactorization.from_ratings(dataset.ratings, 4, generator=torch.Generator().manual_seed(0))
+    found = similar_users(dataset, model, 7, 30, min_ratings=6)
+    counts = dict(zip(dataset.user_ids, dataset.ratings.user_counts.tolist(), strict=True))
+    assert set(found["id"]) == {user for user, count in counts.items() if count >= 6 and user != dataset.user_ids[7]}
+    assert found["ratings"].tolist() == [counts[user] for user in found["id"]]
+    first = torch.tensor([7, dataset.user_ids.get_loc(found["id"][0])])
+    a, b = model.user_factors.weight[first]
+    assert found["cosine"][0] == pytest.approx(float(torch.cosine_similarity(a, b, dim=0)), abs=1e-6)
+    assert found["cosine"].is_monotonic_decreasing

@@ -13,9 +13,10 @@ import tyro
 from mfrec.cli import report
 from mfrec.cli.options import Device, Switch, pick_device
 from mfrec.datasets import Dataset, load
+from mfrec.errors import InputError
 from mfrec.metrics import evaluate_parts
 from mfrec.objective import Objective
-from mfrec.recommend import recommended_items, similar_items
+from mfrec.recommend import recommended_items, similar_items, similar_users
 from mfrec.runs import Run, split_parts
 
 RunPath = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
@@ -73,28 +74,36 @@ class Recommend:
 
 @dataclasses.dataclass(frozen=True)
 class Similar:
-    """Find the items most similar to one, by the cosine of their factors."""
+    """Find the items, or the users, most similar to one, by the cosine of their factors."""
 
     run: RunPath
     """Run folder."""
-    item: str
-    """Id or title of the item."""
+    item: str | None = None
+    """Id or title of the item to compare."""
+    user: str | None = None
+    """Id of the user to compare, instead of an item."""
     number: Count = 10
-    """How many items."""
+    """How many."""
     min_ratings: int = 20
-    """Leave out items with fewer ratings: little is known of where their factors point."""
+    """Leave out those with fewer ratings: little is known of where their factors point."""
     json: Switch = False
     """Print JSON instead of a table."""
 
     def __call__(self) -> int:
         run = Run.open(self.run)
         model, dataset, _ = run.trained()
-        item = dataset.item_index(self.item)
-        found = similar_items(dataset, model, item, self.number, self.min_ratings)
+        if self.item is not None and self.user is None:
+            item = dataset.item_index(self.item)
+            name, found = dataset.title(item), similar_items(dataset, model, item, self.number, self.min_ratings)
+        elif self.user is not None and self.item is None:
+            user = dataset.user_index(self.user)
+            name, found = f"user {self.user}", similar_users(dataset, model, user, self.number, self.min_ratings)
+        else:
+            raise InputError("similar compares one item or one user; give either --item or --user")
         if self.json:
             _print_json(found)
         else:
-            report.print_items(f"similar to {dataset.title(item)}", found)
+            report.print_items(f"similar to {name}", found)
         return 0
 
 

@@ -68,7 +68,7 @@ def print_errors(title: str, measured: Mapping[str, Mapping[str, float]]) -> Non
 
 
 def print_items(title: str, items: pd.DataFrame) -> None:
-    """A frame as `item_frame` gives it; the year stands in the title already."""
+    """A frame as `item_frame` gives it; the year stands in the title already; or one of users."""
     shown = items.drop(columns="year", errors="ignore").astype({"id": str})
     if "genres" in shown:
         shown["genres"] = shown["genres"].str.replace("|", ", ")

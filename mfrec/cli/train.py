@@ -251,8 +251,10 @@ class Experiment(NamedTuple):
     solver: Solver
 
 
-# What a resumption may change without leaving the path that the run was on.
-MAY_CHANGE = {"epochs", "patience", "device", "run_dir", "name", "resume", "json"}
+# Options of one call, which a resumption does not take over from the run; and what it may change besides without
+# leaving the path that the run was on.
+OF_THE_CALL = {"device", "run_dir", "name", "resume", "json"}
+MAY_CHANGE = OF_THE_CALL | {"epochs", "patience"}
 
 
 def parse_train(arguments: list[str]) -> Train:
@@ -286,7 +288,7 @@ def parse_train(arguments: list[str]) -> Train:
     missing = names - config.keys()
     if missing:
         raise InputError(f"{folder}/config.json lacks {', '.join(sorted(missing))}; restore it, or start a new run")
-    lasting = names - {"device", "run_dir", "name", "resume", "json"}
+    lasting = names - OF_THE_CALL
     before = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in lasting})
     after: Train = parse(kind, f"mfrec train {solver}", rest, default=before)
     for name in sorted(names - MAY_CHANGE):

@@ -26,7 +26,8 @@ class Solver(Protocol):
     ) -> None: ...
 
     defaults: ClassVar[dict[str, Any]]
-    """What suits this solver of the options that every solver has, e.g. {"l2": 10.0}."""
+    """What suits this solver of the options that every solver has, e.g. {"l2": 10.0}, or {"valid_fraction": 0.0}
+    where no validation part is needed."""
 
     def epoch(self) -> dict[str, float]:
         """Go over the ratings once; afterwards the model is usable.  Returns what is worth a curve, such as "lr"."""
