@@ -172,7 +172,7 @@ class MatrixFactorization(nn.Module):
     def add_offset(self, prediction: Tensor, items: Tensor) -> Tensor:
         if self.offset is None:
             return prediction
-        return prediction + (self.offset if self.offset.ndim == 0 else self.offset.index_select(0, items))
+        return prediction + _at(self.offset, items)
 
     def clip(self, prediction: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(prediction, self.scale[0]), self.scale[1])
@@ -181,7 +181,7 @@ class MatrixFactorization(nn.Module):
         """(n_ratings,) the ratings with the offset subtracted: what θ̃_j · x̃_i is to match."""
         if self.offset is None:
             return ratings.values
-        return ratings.values - (self.offset if self.offset.ndim == 0 else self.offset.index_select(0, ratings.items))
+        return ratings.values - _at(self.offset, ratings.items)
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Θ̃ (n_users, k) and X̃ (n_items, k) with θ̃_j · x̃_i = ŷ(i, j) − μ_i; k is rank, or rank + 2 with biases."""
@@ -243,6 +243,10 @@ def check_indices(kind: str, indices: Tensor, size: int) -> None:
     wrong = indices[(indices < 0) | (indices >= size)]
     if len(wrong):
         raise InputError(f"{kind} index {int(wrong[0])} is not in this model ({size:,} {kind}s, from 0)")
+
+
+def _at(offset: Tensor, items: Tensor) -> Tensor:
+    return offset if offset.ndim == 0 else offset.index_select(0, items)
 
 
 def _embedding(weight: Tensor) -> nn.Embedding:

@@ -50,9 +50,6 @@ class Pattern:
         crow = self.crow[first : end + 1]
         return Pattern(crow - crow[0], self.col[int(crow[0]) : int(crow[-1])], (len(crow) - 1, self.shape[1]))
 
-    def to(self, device: torch.device | str) -> Pattern:
-        return Pattern(self.crow.to(device), self.col.to(device), self.shape)
-
 
 def pattern_of_sorted(rows: Tensor, cols: Tensor, shape: tuple[int, int]) -> Pattern:
     """The pattern of entries already sorted by row."""

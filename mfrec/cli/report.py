@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,12 +19,8 @@ from mfrec.model import MatrixFactorization
 from mfrec.recommend import item_frame, recommended_items
 
 
-class EpochReport(Protocol):
-    def __call__(self, news: Epoch) -> None: ...
-
-
 @contextmanager
-def epoch_progress(epochs: int, done: int, solver: str, *, quiet: bool = False) -> Iterator[EpochReport]:
+def epoch_progress(epochs: int, done: int, solver: str, *, quiet: bool = False) -> Iterator[Callable[[Epoch], None]]:
     """A line on stderr that follows the fit: epoch, cost, train and valid RMSE.  Silent where stderr is no terminal."""
     console = Console(stderr=True)
     columns = (
