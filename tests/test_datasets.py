@@ -36,6 +36,16 @@ MOVIES = pd.DataFrame(
         "genres": ["Animation|Children", (), "Drama"],
     }
 )
+READERS = pd.DataFrame({"user": ["b", "z", "a"], "age": [31, 20, None], "job": ["clerk", "smith", None]})
+cells = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=3),
+    st.lists(st.text(max_size=3), max_size=3),
+    st.tuples(st.text(max_size=3)),
+)
 ids = st.one_of(st.text(max_size=5), st.integers(-(2**70), 2**70))
 
 
@@ -58,6 +68,7 @@ def assert_same(a: Dataset, b: Dataset) -> None:
     assert (a.ratings.n_users, a.ratings.n_items) == (b.ratings.n_users, b.ratings.n_items)
     pd.testing.assert_index_equal(a.user_ids, b.user_ids, exact=True)
     pd.testing.assert_index_equal(a.item_ids, b.item_ids, exact=True)
+    pd.testing.assert_frame_equal(a.users, b.users)
     pd.testing.assert_frame_equal(a.items, b.items)
 
 
@@ -88,9 +99,81 @@ def test_an_item_without_metadata_is_titled_by_its_id() -> None:
     dataset = Dataset.from_frame(FRAME, items=MOVIES[1:])
     assert dataset.items["title"].tolist() == ["Hyena Road", "1029"]
     assert dataset.items["genres"].tolist() == [(), ()]
+    assert Dataset.from_frame(FRAME, items=MOVIES[:0]).items["genres"].tolist() == [(), ()]
     bare = Dataset.from_frame(FRAME)
     assert bare.items.shape == (2, 0)
     assert bare.title(1) == "1029"
+
+
+def test_users_are_aligned_to_their_indices() -> None:
+    users = Dataset.from_frame(FRAME, users=READERS).users
+    assert users.columns.tolist() == ["age", "job"]
+    assert users["age"].tolist() == [pd.NA, 31]
+    assert users["age"].dtype == "Int64"
+    assert users["job"].tolist() == [None, "clerk"]
+    assert Dataset.from_frame(FRAME).users.shape == (2, 0)
+
+
+def test_the_columns_of_ids_have_the_names_that_the_ratings_give_them() -> None:
+    named = {"user": "who", "item": "what"}
+    dataset = Dataset.from_frame(
+        FRAME.rename(columns=named), **named, users=READERS.rename(columns=named), items=MOVIES.rename(columns=named)
+    )
+    assert_same(dataset, Dataset.from_frame(FRAME, users=READERS, items=MOVIES))
+
+
+def test_users_and_items_without_a_row_have_missing_values() -> None:
+    extra = {"n": [1, 2, 3], "x": [0.5, 1.5, 2.5], "text": ["p", "q", "r"], "tags": [["p"], ["q"], ["r"]]}
+    users = Dataset.from_frame(FRAME, users=READERS[:2].assign(**{k: v[:2] for k, v in extra.items()})).users
+    items = Dataset.from_frame(FRAME, items=MOVIES[:1].assign(**{k: v[:1] for k, v in extra.items()})).items
+    for row in (users.loc[0], items.loc[0]):
+        assert [row[column] for column in extra] == [pd.NA, pd.NA, None, ()]
+    assert [users.loc[1, column] for column in extra] == [1, 0.5, "p", ("p",)]
+    assert [items.loc[1, column] for column in extra] == [1, 0.5, "p", ("p",)]
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "kept"),
+    [
+        ([1, 2, 3], "Int64", [3, 1]),
+        ([1.0, None, 3.0], "Int64", [3, 1]),
+        (pd.array([1, None, 2**62 + 1], dtype="Int64"), "Int64", [2**62 + 1, 1]),
+        (pd.array([1, 2, None], dtype="UInt8"), "Int64", [pd.NA, 1]),
+        ([1.5, 2, 3], "Float64", [3.0, 1.5]),
+        ([1, 2.5, 3], "Float64", [3.0, 1.0]),
+        ([1, 2, 2**70], "Float64", [2.0**70, 1.0]),
+        (np.array([0.5, 2, np.inf], dtype=np.float32), "Float64", [np.inf, 0.5]),
+        ([np.nan] * 3, "Int64", [pd.NA] * 2),
+        ([None] * 3, "object", [None] * 2),
+        (["p", None, ""], "object", ["", "p"]),
+        (["p", 2, np.nan], "object", [None, "p"]),
+        ([True, False, None], "object", [None, "True"]),
+        (pd.Categorical(["p", "q", "r"]), "object", ["r", "p"]),
+        (pd.to_datetime(["2000-01-01", None, "2000-01-03"]), "object", ["2000-01-03 00:00:00", "2000-01-01 00:00:00"]),
+        ([("p", 1), [], None], "object", [(), ("p", "1")]),
+        ([np.array(["p", None]), ["q"], ("r", "s")], "object", [("r", "s"), ("p",)]),
+    ],
+)
+def test_further_columns_become_numbers_tuples_or_text(given: object, dtype: str, kept: list) -> None:
+    users = Dataset.from_frame(FRAME, users=READERS.assign(extra=pd.Series(given))).users
+    items = Dataset.from_frame(FRAME, items=MOVIES.assign(item=[1029, 5, 31], extra=pd.Series(given))).items
+    for column in (users["extra"], items["extra"]):
+        assert column.dtype == dtype
+        assert column.tolist() == kept
+        assert list(map(type, column.tolist())) == list(map(type, kept))
+
+
+@given(st.lists(cells, min_size=3, max_size=3), st.sampled_from(["title", "genres", "year", "1"]))
+def test_any_column_survives_the_round_trip(column: list, name: str) -> None:
+    values = pd.Series(column, dtype=object)
+    items = MOVIES.assign(**{name: values}) if name == "1" else MOVIES
+    dataset = Dataset.from_frame(FRAME, users=READERS.assign(**{name: values}), items=items)
+    assert_same(dataset, through_a_file(dataset))
+
+
+def test_of_an_id_that_a_table_repeats_the_first_row_counts() -> None:
+    users = pd.concat([READERS, READERS.assign(job="thief")])
+    assert Dataset.from_frame(FRAME, users=users).users["job"].tolist() == [None, "clerk"]
 
 
 def test_strings_sort_as_text_and_integers_by_value() -> None:
@@ -128,7 +211,7 @@ def _plain(one: object) -> object:
 
 def test_all_but_the_official_splits_survives_the_round_trip() -> None:
     masks = {"u1": np.array([True, False, False])}
-    dataset = Dataset.from_frame(FRAME, items=MOVIES, scale=(0.5, 5), name="mine", official_splits=masks)
+    dataset = Dataset.from_frame(FRAME, users=READERS, items=MOVIES, scale=(0.5, 5), name="mine", official_splits=masks)
     assert dataset.official_splits["u1"].tolist() == [False, True, False]
     assert_same(dataset, through_a_file(dataset))
 
@@ -199,6 +282,10 @@ def test_a_frame_without_a_column_or_rows_is_refused() -> None:
     assert_refused("no column 'stars', but user, item, rating, timestamp", FRAME, rating="stars")
     assert_refused("no ratings", FRAME[:0])
     assert_refused("item table has no column 'item', but film", FRAME, items=pd.DataFrame({"film": [1]}))
+    assert_refused("user table has no column 'user', but name", FRAME, users=pd.DataFrame({"name": [1]}))
+    twice = pd.concat([READERS, READERS["age"]], axis=1)
+    assert_refused("user table has two columns 'age'; rename or drop one", FRAME, users=twice)
+    assert_refused("years of the item table are not whole numbers", FRAME, items=MOVIES.assign(year=1999.5))
 
 
 def test_a_rating_off_the_scale_is_refused() -> None:
@@ -253,8 +340,20 @@ def test_real_data_have_their_known_sizes(shared_data: Path, name: str, shape: t
     dataset = load(shared_data / name)
     ratings = dataset.ratings
     assert (ratings.n_users, ratings.n_items, ratings.n_ratings) == shape
-    assert len(dataset.items) == ratings.n_items
+    assert (len(dataset.users), len(dataset.items)) == (ratings.n_users, ratings.n_items)
     assert dataset.name == name
+
+
+@pytest.mark.parametrize("name", ["ml-100k", "ml-1m"])
+def test_real_users_are_all_known_and_survive_the_round_trip(shared_data: Path, name: str) -> None:
+    dataset = load(shared_data / name)
+    assert not dataset.users.isna().any(axis=None)
+    assert dataset.users["age"].dtype == "Int64"
+    assert dataset.users["occupation"].nunique() == 21
+    known = {"ml-100k": (49, "M", "writer", "55105"), "ml-1m": (35, "F", "homemaker", "94587")}
+    row = dataset.users.loc[dataset.user_index(196)]
+    assert tuple(row[["age", "gender", "occupation", "zip_code"]]) == known[name]
+    assert_same(dataset, through_a_file(dataset))
 
 
 def test_a_csv_by_path_keeps_its_ids_and_takes_a_scale(tmp_path: Path) -> None:

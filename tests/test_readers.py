@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def test_ml_100k_comes_with_titles_genres_and_official_splits(tmp_path: Path) ->
 def test_a_file_is_told_by_its_content_and_read_alone(tmp_path: Path) -> None:
     raw = read(write(tmp_path, ml_100k({"anything": U_DATA})) / "anything")
     assert len(raw.ratings) == 3
+    assert raw.users is None
     assert raw.items is None
     assert not raw.official_splits
 
@@ -91,6 +93,41 @@ def test_double_colon_files_with_and_without_timestamps(tmp_path: Path, stamp: s
     assert raw.items["title"].tolist() == ["Misérables: Les (1995)", "James (1996)"]
     assert raw.items["genres"].tolist() == [("Drama", "Children's"), ("Musical",)]
     assert raw.scale == (1, 5)
+
+
+def test_u_user_comes_with_ages_genders_occupations_and_zip_codes(tmp_path: Path) -> None:
+    table = "196|49|M|writer|55105\n186|39|F|executive|00000\n7|57||other|E2A4H\n9||M||\n"
+    users = read(write(tmp_path, ml_100k({"u.user": table}))).users
+    assert users is not None
+    assert users.columns.tolist() == ["user", "age", "gender", "occupation", "zip_code"]
+    assert rows(users) == [
+        (196, 49, "M", "writer", "55105"),
+        (186, 39, "F", "executive", "00000"),
+        (7, 57, None, "other", "E2A4H"),
+        (9, pd.NA, "M", None, None),
+    ]
+    assert users["age"].dtype == "Int64"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_users_dat_comes_with_the_names_of_its_occupation_codes(tmp_path: Path, line_end: str) -> None:
+    table = line_end.join(["1::F::1::10::48067", "2::M::56::0::02460-1234", "3::::25::20::", ""])
+    users = read(write(tmp_path, {"ratings.dat": "1::1193::5\n", "users.dat": table})).users
+    assert users is not None
+    assert users.columns.tolist() == ["user", "gender", "age", "occupation", "zip_code"]
+    assert rows(users) == [
+        (1, "F", 1, "K-12 student", "48067"),
+        (2, "M", 56, "other", "02460-1234"),
+        (3, None, 25, "writer", None),
+    ]
+    assert users["age"].dtype == "Int64"
+
+
+def test_users_match_ratings_whose_ids_stay_text(tmp_path: Path) -> None:
+    files = {"ratings.dat": "1::7::5\nann::7::4\n", "users.dat": "1::F::1::10::48067\n"}
+    users = read(write(tmp_path, files)).users
+    assert users is not None
+    assert users["user"].tolist() == ["1"]
 
 
 def test_half_stars_make_the_scale_of_ml_10m(tmp_path: Path) -> None:
@@ -307,6 +344,37 @@ def test_a_movie_without_genres_is_not_a_damaged_table(tmp_path: Path) -> None:
     assert items["genres"].tolist() == [(), ("A",)]
 
 
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ("1|24|M|writer|85711\n2|old|F|other|94043\n", "age 'old' of user 2 is not a whole number from 0 to 149; mend"),
+        ("1|-4|M|writer|85711\n", "age '-4' of user 1"),
+        ("1|24|M|writer\n", "has 4 fields a line where user, age, gender, occupation, zip_code are due; restore or"),
+        ("1|24|M|writer|85711|x\n", "has 6 fields a line"),
+        ("1|24|M|writer|85711\n2|24|M|writer|85711|x\n", "cannot be read"),
+        ("\n", "is empty"),
+        (b"\0\1", "is a binary file"),
+    ],
+)
+def test_a_damaged_u_user_is_named(tmp_path: Path, table: str | bytes, fault: str) -> None:
+    assert_refused(write(tmp_path, ml_100k({"u.user": table})), str(tmp_path / "u.user"), fault)
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ("1::F::1::21::48067\n", "occupation '21' of user 1 is not a whole number from 0 to 20; mend or drop the line"),
+        ("1::F::1::writer::48067\n", "occupation 'writer' of user 1"),
+        ("1::10::F::1::48067\n", "age 'F' of user 1"),
+        ("1::F::1::10\n", "has 4 fields a line where user, gender, age, occupation, zip_code are due; restore or"),
+        ("", "is empty"),
+    ],
+)
+def test_a_damaged_users_dat_is_named(tmp_path: Path, table: str, fault: str) -> None:
+    files = {"ratings.dat": "1::1193::5\n", "users.dat": table}
+    assert_refused(write(tmp_path, files), str(tmp_path / "users.dat"), fault)
+
+
 def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, {"ratings.csv": CSV}) / "ratings.csv"
 
@@ -334,3 +402,28 @@ def test_real_folders(shared_data: Path, name: str, n_ratings: int, scale: tuple
     assert sizes == (
         {**dict.fromkeys(("u1", "u2", "u3", "u4", "u5"), 20_000), "ua": 9_430, "ub": 9_430} if name == "ml-100k" else {}
     )
+
+
+@pytest.mark.parametrize(("name", "n_users", "youngest", "oldest"), [("ml-100k", 943, 7, 73), ("ml-1m", 6040, 1, 56)])
+def test_real_users(shared_data: Path, name: str, n_users: int, youngest: int, oldest: int) -> None:
+    users = read(shared_data / name).users
+    assert users is not None
+    assert len(users) == users["user"].nunique() == n_users
+    assert not users.isna().any(axis=None)
+    assert (users["age"].min(), users["age"].max()) == (youngest, oldest)
+    assert set(users["gender"]) == {"F", "M"}
+    assert users["occupation"].nunique() == 21
+
+
+def test_occupations_have_the_names_of_the_readme(shared_data: Path, tmp_path: Path) -> None:
+    readme = (shared_data / "ml-1m" / "README").read_text(encoding="latin-1")
+    named = re.findall(r'^\s+\*\s+(\d+):\s+"([^"]+)"', readme[readme.index("- Occupation is") :], re.MULTILINE)
+    table = "".join(f"{code}::F::1::{code}::x\n" for code, _ in named)
+    users = read(write(tmp_path, {"ratings.dat": "1::1193::5\n", "users.dat": table})).users
+    assert users is not None
+    assert users["occupation"].tolist() == [occupation for _, occupation in named]
+    assert len(users) == 21
+
+
+def test_data_without_a_table_of_users_have_none(shared_data: Path) -> None:
+    assert read(shared_data / "ml-latest-small").users is None

@@ -1,4 +1,4 @@
-"""Datasets: ratings with their ids and items, from a name, a file, a frame, or planted factors."""
+"""Datasets: ratings with their ids, users and items, from a name, a file, a frame, or planted factors."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def load(
     raw = read(path, columns)
     return Dataset.from_frame(
         raw.ratings,
+        users=raw.users,
         items=raw.items,
         scale=scale or raw.scale,
         duplicates=duplicates,

@@ -1,4 +1,4 @@
-"""Dataset: ratings, the ids behind their indices, and what is known of the items."""
+"""Dataset: ratings, the ids behind their indices, and what is known of the users and items."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mfrec.datasets.frames import checked_ratings, checked_timestamps, distinct_pairs, item_table
+from mfrec.datasets.frames import (
+    checked_ratings,
+    checked_timestamps,
+    distinct_pairs,
+    item_table,
+    plain_columns,
+    table_of,
+    user_table,
+)
 from mfrec.datasets.ids import Id, find_id, id_index, index_ids
 from mfrec.datasets.readers import OFFICIAL_SPLITS
 from mfrec.datasets.tables import Scale
@@ -26,13 +34,15 @@ Duplicates = Literal["last", "first", "mean", "error"]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Ratings, the ids behind their indices, and what is known of the items.
+    """Ratings, the ids behind their indices, and what is known of the users and items.
 
     The users and items are those with at least one rating, in the order of their ids.
 
     Attributes:
         user_ids, item_ids: position = index in the user or item table; int64, or object where ids are strings.
-        items: a row an item index: title (str), year (nullable Int64), genres (tuple of str); what the data has.
+        users: a row a user index: age (nullable Int64), gender, occupation, zip_code (str or None), more; what is
+            known.
+        items: a row an item index: title (str), year (nullable Int64), genres (tuple of str), more; what is known.
         scale: lowest and highest rating, as declared or else as found.
         official_splits: masks over the ratings, True for the test part.
     """
@@ -41,6 +51,7 @@ class Dataset:
     ratings: Ratings
     user_ids: pd.Index
     item_ids: pd.Index
+    users: pd.DataFrame
     items: pd.DataFrame
     scale: Scale
     official_splits: dict[str, Tensor] = field(default_factory=dict)
@@ -53,6 +64,7 @@ class Dataset:
         item: str = "item",
         rating: str = "rating",
         timestamp: str | None = None,
+        users: pd.DataFrame | None = None,
         items: pd.DataFrame | None = None,
         scale: Scale | None = None,
         duplicates: Duplicates = "last",
@@ -64,8 +76,11 @@ class Dataset:
         Args:
             user, item, rating: names of columns; ids are integers or strings, ratings finite numbers.
             timestamp: name of a column of whole seconds since 1970, or of datetimes; by default "timestamp" if any.
-            items: a row an item, with its id in a column named as `item`, and any of title, year, genres (a tuple,
-                a list, or text split at |).  Without years they are read from titles such as "Toy Story (1995)".
+            users: a row a user, with its id in a column named as `user`, and any further columns.  Of those numbers
+                become Int64 or Float64, tuples and lists tuples of str, and all else str; a missing value stays so.
+            items: a row an item, with its id in a column named as `item`, any of title, year, genres (a tuple, a list,
+                or text split at |), and any further columns, as those of users.  Without years they are read from
+                titles such as "Toy Story (1995)".
             scale: lowest and highest possible rating; a rating outside is refused.
             duplicates: which of several ratings of an item by a user is kept, in the order of the rows; "mean" is of
                 the ratings, at their latest timestamp; "error" refuses them.
@@ -80,13 +95,13 @@ class Dataset:
         if absent:
             raise InputError(f"the frame has no column {absent[0]!r}, but {', '.join(map(str, df.columns))}; name it")
         values = checked_ratings(df[rating], scale)
-        users, user_ids = index_ids(df[user], "user")
+        raters, user_ids = index_ids(df[user], "user")
         rated, item_ids = index_ids(df[item], "item")
         timestamps = None if timestamp is None else checked_timestamps(df[timestamp])
 
-        kept, values, timestamps = distinct_pairs(users * len(item_ids) + rated, values, timestamps, duplicates)
+        kept, values, timestamps = distinct_pairs(raters * len(item_ids) + rated, values, timestamps, duplicates)
         ratings = Ratings(
-            torch.from_numpy(users[kept]),
+            torch.from_numpy(raters[kept]),
             torch.from_numpy(rated[kept]),
             torch.from_numpy(values.astype(np.float32)),
             len(user_ids),
@@ -96,7 +111,8 @@ class Dataset:
         if scale is None:
             scale = float(ratings.values.min()), float(ratings.values.max())
         masks = {split: torch.from_numpy(mask[kept]) for split, mask in (official_splits or {}).items()}
-        return cls(name, ratings, user_ids, item_ids, item_table(items, item, item_ids), scale, masks)
+        tables = user_table(users, user, user_ids), item_table(items, item, item_ids)
+        return cls(name, ratings, user_ids, item_ids, *tables, scale, masks)
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, {self.ratings!r}, scale {self.scale[0]:g}–{self.scale[1]:g})"
@@ -163,11 +179,6 @@ class Dataset:
 
     def state_dict(self) -> dict[str, Any]:
         """All but the official splits, as tensors, lists, strings, numbers and None, for `weights_only=True`."""
-        columns = {column: self.items[column].tolist() for column in self.items}
-        if "year" in columns:
-            columns["year"] = [None if pd.isna(year) else int(year) for year in columns["year"]]
-        if "genres" in columns:
-            columns["genres"] = [list(genres) for genres in columns["genres"]]
         return {
             "name": self.name,
             "users": self.ratings.users,
@@ -176,7 +187,8 @@ class Dataset:
             "timestamps": self.ratings.timestamps,
             "user_ids": self.user_ids.tolist(),
             "item_ids": self.item_ids.tolist(),
-            "item_columns": columns,
+            "user_columns": plain_columns(self.users),
+            "item_columns": plain_columns(self.items),
             "scale": list(self.scale),
         }
 
@@ -186,12 +198,9 @@ class Dataset:
         user_ids, item_ids = id_index(state["user_ids"]), id_index(state["item_ids"])
         sizes = len(user_ids), len(item_ids)
         ratings = Ratings(state["users"], state["items"], state["values"], *sizes, state["timestamps"])
-        items = pd.DataFrame(index=pd.RangeIndex(len(item_ids)))
-        for column, values in state["item_columns"].items():
-            rows = [tuple(genres) for genres in values] if column == "genres" else values
-            items[column] = pd.Series(rows, dtype="Int64" if column == "year" else "object")
+        users, items = table_of(state["user_columns"], sizes[0]), table_of(state["item_columns"], sizes[1])
         low, high = state["scale"]
-        return cls(state["name"], ratings, user_ids, item_ids, items, (low, high))
+        return cls(state["name"], ratings, user_ids, item_ids, users, items, (low, high))
 
 
 def _examples(ids: pd.Index, kind: str) -> str:

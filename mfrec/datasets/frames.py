@@ -1,9 +1,10 @@
-"""Frames: columns of a pandas frame checked and turned into arrays, and an item table aligned to item indices."""
+"""Frames: columns of a pandas frame checked and turned into arrays, and tables aligned to user and item indices."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -99,40 +100,125 @@ def distinct_pairs(
     return kept, values, stamps
 
 
+def user_table(users: pd.DataFrame | None, id_column: str, user_ids: pd.Index) -> pd.DataFrame:
+    """What is known of the users, a row a user index."""
+    rows, columns = _rows_and_columns(users, "user", id_column, user_ids)
+    return _aligned({name: column for name, column in columns.items() if name != id_column}, rows)
+
+
 def item_table(items: pd.DataFrame | None, id_column: str, item_ids: pd.Index) -> pd.DataFrame:
     """What is known of the items, a row an item index; an item that the table lacks is titled by its id."""
-    table = pd.DataFrame(index=pd.RangeIndex(len(item_ids)))
-    if items is None:
-        return table
-    if id_column not in items.columns:
-        raise InputError(f"the item table has no column {id_column!r}, but {', '.join(map(str, items.columns))}")
-    items = items.drop_duplicates(id_column)
-    row_of_item = pd.Index(items[id_column].tolist(), dtype=object).get_indexer(item_ids.astype(object))
-
-    def aligned(column: Iterable[Any], absent: Iterable[Any]) -> list[Any]:
-        known = list(column)
-        return [
-            other if row < 0 or _missing(known[row]) else known[row]
-            for row, other in zip(row_of_item, absent, strict=True)
-        ]
-
-    if "title" in items.columns:
-        table["title"] = pd.Series([str(title) for title in aligned(items["title"], item_ids)], dtype=object)
-    if "year" in items.columns or "title" in items.columns:
-        years = items["year"] if "year" in items.columns else title_years(items["title"])
-        table["year"] = pd.Series(aligned(years, [None] * len(item_ids)), dtype="Int64")
-    if "genres" in items.columns:
-        genres = [
-            split_genres(one) if isinstance(one, str) else tuple(one)
-            for one in aligned(items["genres"], [()] * len(item_ids))
-        ]
-        table["genres"] = pd.Series(genres, dtype=object)
+    rows, columns = _rows_and_columns(items, "item", id_column, item_ids)
+    known: dict[str, pd.Series] = {}
+    if "title" in columns:
+        known["title"] = columns["title"]
+    if "year" in columns or "title" in columns:
+        known["year"] = _years(columns["year"]) if "year" in columns else title_years(columns["title"])
+    if "genres" in columns:
+        known["genres"] = pd.Series([_genres(one) for one in columns["genres"]], dtype=object)
+    others = {name: column for name, column in columns.items() if name not in known and name != id_column}
+    table = _aligned(known | others, rows)
+    if "title" in table.columns:
+        titles = zip(table["title"], item_ids, strict=True)
+        table["title"] = pd.Series([str(one if _missing(title) else title) for title, one in titles], dtype=object)
+    if "genres" in table.columns:  # an empty table has none to tell that they are tuples
+        table["genres"] = pd.Series([genres or () for genres in table["genres"]], dtype=object)
     return table
+
+
+def _years(column: pd.Series) -> pd.Series:
+    try:
+        return column.astype("Int64")
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the years of the item table are not whole numbers ({reason}); convert the column") from error
+
+
+def _genres(cell: Any) -> tuple[Any, ...]:
+    if isinstance(cell, str):
+        return split_genres(cell)
+    return () if _missing(cell) else tuple(cell)
+
+
+def _rows_and_columns(
+    table: pd.DataFrame | None, kind: str, id_column: str, ids: pd.Index
+) -> tuple[list[int], dict[str, pd.Series]]:
+    """The row of each id, the first of several and -1 for none, and all columns by name."""
+    if table is None:
+        return [-1] * len(ids), {}
+    names = table.columns.astype(str)
+    if id_column not in names:
+        raise InputError(f"the {kind} table has no column {id_column!r}, but {', '.join(names)}")
+    if not names.is_unique:
+        raise InputError(f"the {kind} table has two columns {names[names.duplicated()][0]!r}; rename or drop one")
+    table = table.set_axis(names, axis=1).drop_duplicates(id_column)
+    rows = pd.Index(table[id_column].tolist(), dtype=object).get_indexer(ids.astype(object))
+    return rows.tolist(), {name: table[name] for name in names}
+
+
+def _aligned(columns: Mapping[str, pd.Series], rows: list[int]) -> pd.DataFrame:
+    aligned = {name: _aligned_column(column, rows) for name, column in columns.items()}
+    return pd.DataFrame(aligned, index=pd.RangeIndex(len(rows)))
+
+
+def _aligned_column(column: pd.Series, rows: list[int]) -> pd.Series:
+    """The cells of rows, absent where a row is -1: numbers, tuples of str, or else str.
+
+    Numbers are Int64 where the whole column is of whole ones, for pandas makes floats of integers where one is missing,
+    and else Float64.  An absent tuple is (), all else that is absent is missing.
+    """
+    cells = [None if missing else cell for cell, missing in zip(column.tolist(), column.isna(), strict=True)]
+    known = [cell for cell in cells if cell is not None]
+    plain: Callable[[Any], Any] = str
+    dtype, absent = "object", None
+    if all(map(_is_number, known)) if known else _is_number_dtype(column):
+        plain, dtype = (int, "Int64") if all(map(_is_whole, known)) else (float, "Float64")
+    elif known and all(isinstance(cell, (tuple, list, np.ndarray)) for cell in known):
+        plain, absent = _texts, ()
+    values = [absent if cell is None else plain(cell) for cell in cells]
+    return pd.Series([values[row] if row >= 0 else absent for row in rows], dtype=dtype)
+
+
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, Real) and not isinstance(cell, bool)
+
+
+def _is_whole(number: Any) -> bool:
+    return bool(-(2**63) <= number < 2**63 and number == int(number))
+
+
+def _is_number_dtype(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _texts(cell: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(str(one) for one in cell if not _missing(one))
+
+
+def plain_columns(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The dtype and values of each column, in lists, strings, numbers and None."""
+    return {
+        column: {"dtype": str(table[column].dtype), "values": [_plain(cell) for cell in table[column].tolist()]}
+        for column in table.columns
+    }
+
+
+def _plain(cell: Any) -> Any:
+    return list(cell) if isinstance(cell, tuple) else None if cell is pd.NA else cell
+
+
+def table_of(columns: Mapping[str, Mapping[str, Any]], n_rows: int) -> pd.DataFrame:
+    """The inverse of `plain_columns`."""
+    table = {}
+    for name, column in columns.items():
+        cells = [tuple(cell) if isinstance(cell, list) else cell for cell in column["values"]]
+        table[name] = pd.Series(cells, dtype=column["dtype"])
+    return pd.DataFrame(table, index=pd.RangeIndex(n_rows))
 
 
 def _shown(value: object) -> str:
     return repr(value) if isinstance(value, str) else str(value)
 
 
-def _missing(value: object) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
+def _missing(cell: Any) -> bool:
+    return bool(pd.api.types.is_scalar(cell) and pd.isna(cell))

@@ -1,9 +1,9 @@
-"""Readers: from a path to raw tables of ratings and items.
+"""Readers: from a path to raw tables of ratings, users and items.
 
 A path is a folder, a file or a zip (read member by member, never extracted).  What it holds tells the format:
 
-    u.data         user⇥item⇥rating⇥timestamp (ml-100k), with u.item, u.genre and the official splits' .test files
-    ratings.dat    user::item::rating[::timestamp] (ml-1m, ml-10m), with movies.dat
+    u.data         user⇥item⇥rating⇥timestamp (ml-100k), with u.user, u.item, u.genre and the official splits' .test
+    ratings.dat    user::item::rating[::timestamp] (ml-1m, ml-10m), with users.dat and movies.dat
     ratings.csv    userId,movieId,rating,timestamp (ml-latest, ml-20m and later), with movies.csv
     one table      CSV, TSV or parquet of any name, its columns named by `columns` or as in HEADERS
 
@@ -14,23 +14,54 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from mfrec.datasets.files import Members, members_of
-from mfrec.datasets.ids import is_plain_integer
+from mfrec.datasets.ids import Id, is_plain_integer
 from mfrec.datasets.tables import Scale, checked_text, column_names, read_ratings, text_encoding
 from mfrec.errors import InputError
 
 OFFICIAL_SPLITS = ("u1", "u2", "u3", "u4", "u5", "ua", "ub")
 _RATINGS_FILES = ("u.data", "ratings.dat", "ratings.csv")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+_USER_COLUMNS = {
+    "u.user": ("user", "age", "gender", "occupation", "zip_code"),
+    "users.dat": ("user", "gender", "age", "occupation", "zip_code"),
+}
+_AGES = {str(age): age for age in range(150)}
+# By their codes in users.dat, as the README of ml-1m names them.
+_OCCUPATIONS = {
+    "0": "other",
+    "1": "academic/educator",
+    "2": "artist",
+    "3": "clerical/admin",
+    "4": "college/grad student",
+    "5": "customer service",
+    "6": "doctor/health care",
+    "7": "executive/managerial",
+    "8": "farmer",
+    "9": "homemaker",
+    "10": "K-12 student",
+    "11": "lawyer",
+    "12": "programmer",
+    "13": "retired",
+    "14": "sales/marketing",
+    "15": "scientist",
+    "16": "self-employed",
+    "17": "technician/engineer",
+    "18": "tradesman/craftsman",
+    "19": "unemployed",
+    "20": "writer",
+}
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +69,15 @@ class RawTables:
     """What a path holds, before ids become indices.
 
     ratings: user, item, rating and, where known, timestamp; one row a line of the file, in its order.
+    users: user (id), age (nullable Int64; in ml-1m that at which an age bracket begins), gender, occupation, zip_code
+        (str or None); None without such a table.
     items: item (id), title, year (nullable Int64) and, where known, genres (tuple of str); None without such a table.
     scale: lowest and highest rating, where the format declares them.
     official_splits: for each, a mask over the rows of `ratings`, True for the test part.
     """
 
     ratings: pd.DataFrame
+    users: pd.DataFrame | None = None
     items: pd.DataFrame | None = None
     scale: Scale | None = None
     official_splits: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
@@ -64,9 +98,10 @@ def read(path: str | Path, columns: str | Sequence[str] | None = None) -> RawTab
     name = _ratings_member(path, members)
     where = str(path / name) if len(members) > 1 or path.is_dir() else str(path)
     ratings, scale = read_ratings(where, members[name](), column_names(columns))
+    users = _read_users(path, members, _holds_integers(ratings["user"]))
     items = _read_items(path, members, _holds_integers(ratings["item"]))
     splits = _read_official_splits(path, members, ratings) if name == "u.data" else {}
-    return RawTables(ratings, items, scale, splits)
+    return RawTables(ratings, users, items, scale, splits)
 
 
 def _ratings_member(path: Path, members: Members) -> str:
@@ -87,6 +122,42 @@ def _holds_integers(ids: pd.Series) -> bool:
     return pd.api.types.is_integer_dtype(ids.cat.categories if isinstance(ids.dtype, pd.CategoricalDtype) else ids)
 
 
+def _ids(texts: Iterable[str], integers: bool) -> list[Id]:
+    return [int(text) if integers and is_plain_integer(text) else text for text in texts]
+
+
+def _read_users(path: Path, members: Members, integers: bool) -> pd.DataFrame | None:
+    """The user table that lies beside the ratings; its ids are integers where those of the ratings are."""
+    name = next((name for name in _USER_COLUMNS if name in members), None)
+    if name is None:
+        return None
+    where, columns, data = path / name, _USER_COLUMNS[name], members[name]()
+    if name == "users.dat":
+        table = _text_table(where, data.replace(b"::", b"\t"), "\t", header=False)
+    else:
+        table = _text_table(where, data, "|", header=False)
+    if len(table.columns) != len(columns):
+        due = ", ".join(columns)
+        raise InputError(f"{where} has {len(table.columns)} fields a line where {due} are due; restore or remove it")
+    table.columns = pd.Index(columns)
+    users = pd.DataFrame({"user": _ids(table["user"], integers)})
+    for column in columns[1:]:
+        users[column] = pd.Series([text or None for text in table[column]], dtype=object)
+    users["age"] = pd.Series(_looked_up(where, table, "age", _AGES), dtype="Int64")
+    if name == "users.dat":
+        users["occupation"] = pd.Series(_looked_up(where, table, "occupation", _OCCUPATIONS), dtype=object)
+    return users
+
+
+def _looked_up(where: Path, table: pd.DataFrame, column: str, known: Mapping[str, _Value]) -> list[_Value | None]:
+    """What each text of a column stands for, None for an empty one."""
+    for user, text in zip(table["user"], table[column], strict=True):
+        if text and text not in known:
+            due = f"a whole number from 0 to {len(known) - 1}"
+            raise InputError(f"{where}: {column} {text[:60]!r} of user {user} is not {due}; mend or drop the line")
+    return [known.get(text) for text in table[column]]
+
+
 def _read_items(path: Path, members: Members, integers: bool) -> pd.DataFrame | None:
     """The item table that lies beside the ratings; its ids are integers where those of the ratings are."""
     name = next((name for name in ("u.item", "movies.dat", "movies.csv") if name in members), None)
@@ -102,7 +173,7 @@ def _read_items(path: Path, members: Members, integers: bool) -> pd.DataFrame | 
         table = _text_table(path / name, data, ",", header=True).rename(columns={"movieId": "item"})
     if not {"item", "title"} <= set(table.columns):
         raise InputError(f"{path / name} has no columns of movie ids and titles; restore or remove it")
-    items = pd.DataFrame({"item": [int(t) if integers and is_plain_integer(t) else t for t in table["item"]]})
+    items = pd.DataFrame({"item": _ids(table["item"], integers)})
     items["title"] = pd.Series([title.strip() for title in table["title"]], dtype=object)
     items["year"] = title_years(items["title"])
     if "genres" in table.columns:

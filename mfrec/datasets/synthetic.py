@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mfrec.datasets.dataset import Dataset
-from mfrec.datasets.frames import item_table
+from mfrec.datasets.frames import item_table, user_table
 from mfrec.datasets.ids import id_index
 from mfrec.errors import InputError
 from mfrec.ratings import Ratings
@@ -54,7 +54,8 @@ def synthetic(
     values = values.clamp(1, 5)
     ratings = Ratings(users, items, values.round() if rounded else values, n_users, n_items)
     user_ids, item_ids = id_index(range(1, n_users + 1)), id_index(range(1, n_items + 1))
-    return Dataset("synthetic", ratings, user_ids, item_ids, item_table(None, "item", item_ids), (1.0, 5.0))
+    tables = user_table(None, "user", user_ids), item_table(None, "item", item_ids)
+    return Dataset("synthetic", ratings, user_ids, item_ids, *tables, (1.0, 5.0))
 
 
 def _skewed_pairs(n_users: int, n_items: int, n_ratings: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
