@@ -26,7 +26,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from mfrec.datasets import synthetic
 from mfrec.model import MatrixFactorization
@@ -128,7 +128,7 @@ def gather(model: MatrixFactorization, ratings: Ratings) -> Evaluation:
 
 
 def autograd(model: MatrixFactorization, ratings: Ratings) -> Evaluation:
-    Theta, X = model.user_factors, model.item_factors
+    Theta, X = (nn.Embedding.from_pretrained(table.detach(), freeze=False) for table in model.tables())
 
     def evaluate() -> tuple[Tensor, Tensor, Tensor]:
         e = (Theta(ratings.users) * X(ratings.items)).sum(1) - ratings.values

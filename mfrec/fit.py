@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from mfrec.errors import InputError
-from mfrec.metrics import evaluate
+from mfrec.metrics import evaluate_parts
 from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective
+from mfrec.posterior import Posterior
 from mfrec.ratings import Ratings
 from mfrec.solvers import Solver
 
@@ -57,10 +57,7 @@ class Epoch:
 
 
 def fit(
-    model: MatrixFactorization,
     solver: Solver,
-    objective: Objective,
-    train: Ratings,
     valid: Ratings | None = None,
     *,
     epochs: int,
@@ -73,7 +70,9 @@ def fit(
 ) -> Progress:
     """Run the solver until `epochs` are done or the validation RMSE has not improved for `patience` epochs.
 
-    Afterwards the model holds the best validated factors, or the last where nothing is validated.
+    Afterwards the model holds the best validated factors, or the last where nothing is validated.  A solver with a
+    posterior needs no validation to know when to stop: it runs all its epochs, and what is measured after each is
+    `answer(solver)`, the mean of its posterior.
 
     Args:
         epochs: epochs in all, those of `progress` included.
@@ -87,28 +86,27 @@ def fit(
     Raises:
         Diverged: the cost is not finite, or exploded.  What was saved before stays as it is.
     """
+    model, train, objective = solver.model, solver.ratings, solver.objective
+    bayesian = hasattr(solver, "posterior")
     progress = Progress() if progress is None else progress
     save_due, half_squares = 0.0, 0.5 * float(train.values.double().square().sum())
+    parts = {"train": train} if valid is None else {"train": train, "valid": valid}
 
     def save_now() -> None:
         nonlocal save_due
         if save is not None:
             started = time.monotonic()
-            save(checkpoint(model, solver, progress))
+            save(checkpoint(solver, progress))
             ended = time.monotonic()
             save_due = ended + max(SAVE_SECONDS, SAVE_SHARE * (ended - started))
 
     def look(solver_values: dict[str, float]) -> Epoch:
         started = time.perf_counter()
-        news = Epoch(
-            progress.epoch,
-            evaluate(model, train, objective),
-            None if valid is None else evaluate(model, valid, Objective(loss=objective.loss)),
-            solver_values,
-        )
+        measured = evaluate_parts(answer(solver), objective, parts)
+        news = Epoch(progress.epoch, measured["train"], measured.get("valid"), solver_values)
         progress.seconds += time.perf_counter() - started
         if log is not None:
-            _log(news, model, objective, train, log)
+            _log(news, solver, log)
         if on_epoch is not None:
             on_epoch(news)
         return news
@@ -122,8 +120,8 @@ def fit(
         progress.seconds += time.perf_counter() - started
         progress.epoch += 1
         news = look(values)
-        _check_cost(news, progress, PERFECT * half_squares)
-        if news.valid is not None and news.valid["rmse"] < progress.best_rmse:
+        _check_cost(news, progress, math.inf if bayesian else PERFECT * half_squares)
+        if not bayesian and news.valid is not None and news.valid["rmse"] < progress.best_rmse:
             progress.best_rmse, progress.best_epoch = news.valid["rmse"], progress.epoch
             progress.best_model = {name: value.clone() for name, value in model.state_dict().items()}
         if time.monotonic() > save_due:
@@ -136,9 +134,20 @@ def fit(
     return progress
 
 
-def checkpoint(model: MatrixFactorization, solver: Solver, progress: Progress) -> dict[str, Any]:
+def checkpoint(solver: Solver, progress: Progress) -> dict[str, Any]:
     """All that going on to the same bits needs, as tensors, numbers and strings."""
-    return {"model": model.state_dict(), "solver": solver.state_dict(), "progress": dict(vars(progress))}
+    return {"model": solver.model.state_dict(), "solver": solver.state_dict(), "progress": dict(vars(progress))}
+
+
+def posterior_of(solver: Solver) -> Posterior | None:
+    """The posterior of a solver that has one; None of one that samples and has no draws to show yet."""
+    return getattr(solver, "posterior", None)
+
+
+def answer(solver: Solver) -> MatrixFactorization:
+    """The model that predicts what the solver has found: its model, or the mean of its posterior."""
+    posterior = posterior_of(solver)
+    return solver.model if posterior is None else posterior.mean_model()
 
 
 def stalled(progress: Progress, patience: int) -> bool:
@@ -147,6 +156,7 @@ def stalled(progress: Progress, patience: int) -> bool:
 
 
 def _check_cost(news: Epoch, progress: Progress, floor: float) -> None:
+    """Raise Diverged for a cost that is not finite, or far above both the lowest so far and a floor."""
     cost, lowest = news.train["cost"], progress.lowest_cost
     if not math.isfinite(cost) or cost > EXPLODED * max(lowest, floor):
         lr = news.solver.get("lr")
@@ -155,14 +165,12 @@ def _check_cost(news: Epoch, progress: Progress, floor: float) -> None:
     progress.lowest_cost = min(lowest, cost)
 
 
-def _log(
-    news: Epoch, model: MatrixFactorization, objective: Objective, train: Ratings, log: Callable[..., object]
-) -> None:
+def _log(news: Epoch, solver: Solver, log: Callable[..., object]) -> None:
     for part, measured in (("train", news.train), ("valid", news.valid or {})):
         for metric, value in measured.items():
             log(f"{metric}/{part}", value, news.number)
     for name, value in news.solver.items():
         log(name, value, news.number)
     if news.number % NORM_EPOCHS == 0:
-        for name, gradient in objective.gradients(model, train).items():
+        for name, gradient in solver.objective.gradients(solver.model, solver.ratings).items():
             log(f"gradient_norm/{name.removesuffix('.weight')}", float(gradient.norm()), news.number)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mfrec.model import MatrixFactorization
 from mfrec.objective import Objective
+from mfrec.posterior import NINETY, Posterior
 from mfrec.ratings import Ratings
 from mfrec.sparse import sampled_dot
 
@@ -31,7 +32,8 @@ def evaluate(model: MatrixFactorization, ratings: Ratings, objective: Objective)
     `Objective(loss=…)` without l2 for the cost of held-out ratings: J of a part that was not trained on has no penalty.
     """
     dots = sampled_dot(ratings.by_user, *model.tables())
-    cost = objective.loss(dots, model.targets(ratings))[0].sum() + objective.penalty(model, ratings)
+    losses, _ = objective.losses(dots, model.targets(ratings), ratings)
+    cost = losses.sum() + objective.penalty(model, ratings)
     predictions = model.clip(model.add_offset(dots, ratings.items))
     return {"rmse": rmse(predictions, ratings.values), "mae": mae(predictions, ratings.values), "cost": float(cost)}
 
@@ -42,3 +44,26 @@ def evaluate_parts(
     """`evaluate` of each part by name; the penalty counts in the cost of the part called "train" alone."""
     held_out = Objective(loss=objective.loss)
     return {name: evaluate(model, part, objective if name == "train" else held_out) for name, part in parts.items()}
+
+
+@torch.no_grad()
+def coverage(model: MatrixFactorization, posterior: Posterior, ratings: Ratings) -> float:
+    """Share of the ratings within their 90 % interval, `NINETY` deviations either side of the prediction."""
+    errors = (model.predict_observed(ratings, clip=True) - ratings.values).abs()
+    within = errors <= NINETY * posterior.deviation(ratings.users, ratings.items)
+    return float(within.double().mean())
+
+
+def with_coverage(
+    measured: Mapping[str, dict[str, float]],
+    parts: Mapping[str, Ratings],
+    model: MatrixFactorization,
+    posterior: Posterior | None,
+) -> dict[str, dict[str, float]]:
+    """The measures of each part, with the coverage of 90 % intervals for those held out where there is a posterior."""
+    if posterior is None:
+        return dict(measured)
+    return {
+        name: values if name == "train" else {**values, "coverage_90": coverage(model, posterior, parts[name])}
+        for name, values in measured.items()
+    }

@@ -10,16 +10,24 @@ The biased model is a plain product of augmented tables, so that biases cost no 
     Θ̃ = [θ, b_j, 1]    X̃ = [x, 1, b_i]    ŷ(i, j) − μ_i = θ̃_j · x̃_i
 
 (Koren, Bell & Volinsky 2009, "Matrix factorization techniques for recommender systems", eq. 4.)
+
+With features a side is a sum of terms, the rows' own table and, for each block F of features, F times its weights,
+
+    Θ̃ = P̃ + F₁ W̃₁ + F₂ W̃₂ + … + [0, 0, 1]
+
+each laid out like Θ̃.  A term is all that a solver sees of it: the own table is the term whose F is the identity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mfrec.errors import InputError, unknown
+from mfrec.features import Features
 from mfrec.ratings import Ratings
 from mfrec.sparse import matmul, sampled_dot
 
@@ -33,6 +41,36 @@ INITS: dict[str, Callable[[int, int, torch.Generator, torch.dtype], Tensor]] = {
     "uniform": lambda n, k, g, dtype: torch.rand(n, k, generator=g, dtype=dtype),
 }
 OFFSETS = ("none", "global", "item")
+USER, ITEM = 0, 1
+SIDES = ("user", "item")
+
+
+class Term(NamedTuple):
+    """One summand F W̃ of a side's table.
+
+    side: USER or ITEM.
+    features: F, or None for the identity, where W̃ has a row for every user or item.
+    columns: the parameters that W̃ is made of, and their columns in it; the others are 0.
+    """
+
+    side: int
+    features: Features | None
+    columns: dict[str, slice]
+
+    def product(self, table: Tensor) -> Tensor:
+        """F W̃."""
+        if self.features is None:
+            return table
+        product: Tensor = self.features(table)
+        return product
+
+    def pull(self, rows: Tensor) -> Tensor:
+        """Fᵀ G: the gradient in W̃ of what has the gradient G in the rows of the side."""
+        return rows if self.features is None else self.features.pull(rows)
+
+    def parts(self, table: Tensor) -> dict[str, Tensor]:
+        """Of a table laid out like W̃, the columns of each parameter: views, keyed like `named_parameters()`."""
+        return {name: table[:, columns] for name, columns in self.columns.items()}
 
 
 class MatrixFactorization(nn.Module):
@@ -43,6 +81,9 @@ class MatrixFactorization(nn.Module):
         biases: whether users and items have a bias.
         offset: () or (n_items,) what is added to every prediction; see `centring_offset`.
         scale: lowest and highest possible rating, for `predict(clip=True)`.
+        user_features, item_features: blocks of features by name, each with weights of its own, which start at zero.
+        item_ids: whether items have factors and a bias of their own; without, they are what their features are.
+        nonnegative: whether all factors and feature weights, but not the biases, are to stay at 0 or above.
         init: how the factors start, a name in `INITS`; biases start at zero.
         generator: the source of the start, on the CPU whatever the model's device, so that devices start alike.
     """
@@ -59,6 +100,10 @@ class MatrixFactorization(nn.Module):
         biases: bool = True,
         offset: Tensor | None = None,
         scale: tuple[float, float] = (-float("inf"), float("inf")),
+        user_features: Mapping[str, Features] | None = None,
+        item_features: Mapping[str, Features] | None = None,
+        item_ids: bool = True,
+        nonnegative: bool = False,
         init: str = "scaled-normal",
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
@@ -70,13 +115,52 @@ class MatrixFactorization(nn.Module):
             raise InputError(f"rank {rank} is negative; give 1 or more factors")
         if init not in INITS:
             raise unknown("init", init, INITS)
+        if not item_ids and not item_features:
+            raise InputError("items without ids of their own need features, such as genres; name some")
         generator = torch.Generator().manual_seed(0) if generator is None else generator
-        self.user_factors = _embedding(INITS[init](n_users, rank, generator, dtype))
-        self.item_factors = _embedding(INITS[init](n_items, rank, generator, dtype))
-        self.user_bias = _embedding(torch.zeros(n_users, 1, dtype=dtype)) if biases else None
-        self.item_bias = _embedding(torch.zeros(n_items, 1, dtype=dtype)) if biases else None
+        self.n_users, self.n_items, self.rank, self.biases, self.nonnegative = (
+            n_users,
+            n_items,
+            rank,
+            biases,
+            nonnegative,
+        )
         self.register_buffer("offset", None if offset is None else offset.to(dtype))
         self.register_buffer("scale", torch.tensor(scale, dtype=dtype))
+
+        def factors(n: int) -> nn.Embedding:
+            start = INITS[init](n, rank, generator, dtype)
+            return _embedding(start.abs() if nonnegative else start)
+
+        def zeros(n: int, k: int) -> nn.Embedding:
+            return _embedding(torch.zeros(n, k, dtype=dtype))
+
+        self.user_factors = factors(n_users)
+        self.item_factors = factors(n_items) if item_ids else None
+        self.user_bias = zeros(n_users, 1) if biases else None
+        self.item_bias = zeros(n_items, 1) if biases and item_ids else None
+        self._add_features("user", n_users, user_features or {}, lambda n: zeros(n, rank), zeros)
+        # Where nothing else of the items does, the weights must start off zero: all-zero factors are a saddle of J.
+        self._add_features(
+            "item", n_items, item_features or {}, (lambda n: zeros(n, rank)) if item_ids else factors, zeros
+        )
+
+    def _add_features(
+        self,
+        side: str,
+        n_rows: int,
+        blocks: Mapping[str, Features],
+        factors: Callable[[int], nn.Embedding],
+        zeros: Callable[[int, int], nn.Embedding],
+    ) -> None:
+        for name, block in blocks.items():
+            if block.n_rows != n_rows:
+                raise InputError(f"the {name} features have {block.n_rows:,} rows for {n_rows:,} {side}s")
+        sizes = {name: block.n_features for name, block in blocks.items()}
+        self.add_module(f"{side}_features", nn.ModuleDict(blocks).to(self.scale.dtype))
+        self.add_module(f"{side}_feature_factors", nn.ModuleDict({name: factors(n) for name, n in sizes.items()}))
+        biased = sizes.items() if self.biases else ()
+        self.add_module(f"{side}_feature_bias", nn.ModuleDict({name: zeros(n, 1) for name, n in biased}))
 
     @classmethod
     def from_ratings(
@@ -88,13 +172,17 @@ class MatrixFactorization(nn.Module):
         offset: str = "global",
         damping: float = 5.0,
         scale: tuple[float, float] = (-float("inf"), float("inf")),
+        user_features: Mapping[str, Features] | None = None,
+        item_features: Mapping[str, Features] | None = None,
+        item_ids: bool = True,
+        nonnegative: bool = False,
         init: str = "scaled-normal",
         generator: torch.Generator | None = None,
     ) -> MatrixFactorization:
         """A model of the ratings' size, dtype and device, centred by them.
 
         Users and items without a rating start at zero factors, where the minimum of the cost has them, and so are
-        predicted by the offset and the other side's bias.
+        predicted by the offset, the other side's bias, and what features they have.
         """
         model = cls(
             ratings.n_users,
@@ -103,51 +191,52 @@ class MatrixFactorization(nn.Module):
             biases=biases,
             offset=centring_offset(ratings, offset, damping),
             scale=scale,
+            user_features=user_features,
+            item_features=item_features,
+            item_ids=item_ids,
+            nonnegative=nonnegative,
             init=init,
             generator=generator,
             dtype=ratings.values.dtype,
         ).to(ratings.device)
         with torch.no_grad():
-            model.user_factors.weight[ratings.user_counts == 0] = 0
-            model.item_factors.weight[ratings.item_counts == 0] = 0
+            for own, counts in ((model.user_factors, ratings.user_counts), (model.item_factors, ratings.item_counts)):
+                if own is not None:
+                    own.weight[counts == 0] = 0
         return model
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor]) -> MatrixFactorization:
-        """The model that `state_dict()` describes, sizes and all."""
-        users, items = state["user_factors.weight"], state["item_factors.weight"]
+    def from_state_dict(
+        cls,
+        state: Mapping[str, Tensor],
+        *,
+        user_features: Mapping[str, Features] | None = None,
+        item_features: Mapping[str, Features] | None = None,
+    ) -> MatrixFactorization:
+        """The model that `state_dict()` describes, sizes and all, of the features that it was made with."""
+        users, items = state["user_factors.weight"], state.get("item_factors.weight")
+        if items is None and not item_features:
+            raise InputError("this model's items are their features; give the item_features that it was made with")
         model = cls(
             len(users),
-            len(items),
+            len(items) if items is not None else next(iter((item_features or {}).values())).n_rows,
             users.shape[1],
             biases="user_bias.weight" in state,
             offset=state.get("offset"),
+            user_features=user_features,
+            item_features=item_features,
+            item_ids=items is not None,
             dtype=users.dtype,
         )
         model.load_state_dict(state)
         return model.to(users.device)
 
-    @property
-    def n_users(self) -> int:
-        return self.user_factors.num_embeddings
-
-    @property
-    def n_items(self) -> int:
-        return self.item_factors.num_embeddings
-
-    @property
-    def rank(self) -> int:
-        return self.user_factors.embedding_dim
-
     def extra_repr(self) -> str:
-        return f"rank={self.rank}, biases={self.user_bias is not None}"
+        return f"rank={self.rank}, biases={self.biases}"
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """(n,) predicted ratings of (user, item) index pairs, differentiable through the embeddings."""
-        prediction = (self.user_factors(users) * self.item_factors(items)).sum(-1)
-        if self.user_bias is not None and self.item_bias is not None:
-            prediction = prediction + self.user_bias(users).squeeze(-1) + self.item_bias(items).squeeze(-1)
-        return self.add_offset(prediction, items)
+        return self.add_offset(dots(*self.tables(), users, items), items)
 
     @torch.no_grad()
     def predict(self, users: Tensor, items: Tensor, *, clip: bool = False) -> Tensor:
@@ -159,8 +248,10 @@ class MatrixFactorization(nn.Module):
         check_indices("user", users, self.n_users)
         check_indices("item", items, self.n_items)
         users, items = users.to(self.scale.device), items.to(self.scale.device)
+        tables = self.tables()
         blocks = zip(users.split(PAIR_BLOCK), items.split(PAIR_BLOCK), strict=True)
-        prediction = torch.cat([self(u, i) for u, i in blocks]) if len(users) else self.scale.new_zeros(0)
+        products = torch.cat([dots(*tables, u, i) for u, i in blocks]) if len(users) else self.scale.new_zeros(0)
+        prediction = self.add_offset(products, items)
         return self.clip(prediction) if clip else prediction
 
     @torch.no_grad()
@@ -183,35 +274,83 @@ class MatrixFactorization(nn.Module):
             return ratings.values
         return ratings.values - _at(self.offset, ratings.items)
 
-    def tables(self) -> tuple[Tensor, Tensor]:
-        """Θ̃ (n_users, k) and X̃ (n_items, k) with θ̃_j · x̃_i = ŷ(i, j) − μ_i; k is rank, or rank + 2 with biases."""
-        users, items = self.user_factors.weight, self.item_factors.weight
-        if self.user_bias is None or self.item_bias is None:
-            return users, items
-        ones_u, ones_i = (torch.ones_like(bias.weight) for bias in (self.user_bias, self.item_bias))
-        return torch.cat([users, self.user_bias.weight, ones_u], 1), torch.cat(
-            [items, ones_i, self.item_bias.weight], 1
-        )
+    def terms(self, side: int) -> list[Term]:
+        """The summands of a side's table, the rows' own before those of features."""
+        name, k = SIDES[side], self.rank
+        bias = slice(k, k + 1) if side == USER else slice(k + 1, k + 2)
+        places: list[tuple[Features | None, str, str]] = []
+        if side == USER or self.item_ids:
+            places.append((None, f"{name}_factors.weight", f"{name}_bias.weight"))
+        for kind, block in self.get_submodule(f"{name}_features").named_children():
+            assert isinstance(block, Features)
+            places.append((block, f"{name}_feature_factors.{kind}.weight", f"{name}_feature_bias.{kind}.weight"))
+        return [
+            Term(side, block, {factors: slice(0, k)} | ({bias_name: bias} if self.biases else {}))
+            for block, factors, bias_name in places
+        ]
+
+    def table(self, term: Term, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """W̃ of a term, (n_rows or n_features, k): its parameters side by side, 0 between them; differentiable.
+
+        Of the model's own parameters, or of others keyed like `named_parameters()`.
+        """
+        parameters = dict(self.named_parameters()) if parameters is None else parameters
+        parts = [parameters[name] for name in term.columns]
+        if self.biases:
+            parts.insert(2 if term.side == USER else 1, torch.zeros_like(parts[1]))
+        return torch.cat(parts, 1)
+
+    @torch.no_grad()
+    def assign(self, term: Term, table: Tensor) -> None:
+        """Make W̃ of a term this table."""
+        for name, part in term.parts(table).items():
+            self.get_parameter(name).copy_(part)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Where the model is non-negative, set factors and feature weights below 0 to 0."""
+        if self.nonnegative:
+            for name, parameter in self.named_parameters():
+                if "_factors." in name:
+                    parameter.clamp_(min=0)
+
+    def tables(self, parameters: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Θ̃ (n_users, k) and X̃ (n_items, k) with θ̃_j · x̃_i = ŷ(i, j) − μ_i; k is rank, or rank + 2 with biases.
+
+        Of the model's own parameters, or of others keyed like `named_parameters()`.
+        """
+        found = []
+        for side, free in zip((USER, ITEM), self.free_columns(), strict=True):
+            products = [term.product(self.table(term, parameters)) for term in self.terms(side)]
+            found.append(sum(products[1:], products[0] + (1 - free)))
+        return found[USER], found[ITEM]
 
     def free_columns(self) -> tuple[Tensor, Tensor]:
         """(1, k) for Θ̃ and for X̃: 1 where a column belongs to a parameter, 0 where it is the constant 1."""
-        free = [torch.zeros_like(table[:1]) for table in self.tables()]
-        for columns in self.columns(*free).values():
-            columns.fill_(1.0)
-        return free[0], free[1]
+        free = [self.scale.new_ones(1, self.rank + 2 * self.biases) for _ in SIDES]
+        if self.biases:
+            free[USER][0, -1] = free[ITEM][0, -2] = 0
+        return free[USER], free[ITEM]
 
-    def columns(self, user_table: Tensor, item_table: Tensor) -> dict[str, Tensor]:
-        """Of two tables laid out like `tables()`, the columns of each parameter, keyed like `named_parameters()`.
+    def gradients(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """From gradients in Θ̃ and X̃ to those in the parameters, keyed like `named_parameters()`: the chain rule.
 
-        Views, not copies.  Applied to the gradients in Θ̃ and X̃ it is the chain rule: the columns of ones have no
-        parameter and drop out.
+        ∂J/∂W̃ = Fᵀ ∂J/∂Θ̃ for each term, of which the columns without a parameter drop out.
         """
-        k = self.rank
-        columns = {"user_factors.weight": user_table[:, :k], "item_factors.weight": item_table[:, :k]}
-        if self.user_bias is not None:
-            columns["user_bias.weight"] = user_table[:, k : k + 1]
-            columns["item_bias.weight"] = item_table[:, k + 1 :]
-        return columns
+        found: dict[str, Tensor] = {}
+        for side, table in zip((USER, ITEM), (users, items), strict=True):
+            for term in self.terms(side):
+                found |= term.parts(term.pull(table))
+        return found
+
+    @property
+    def item_ids(self) -> bool:
+        return self.item_factors is not None
+
+    @torch.no_grad()
+    def factors(self, side: int) -> Tensor:
+        """(n_rows, rank) the users' or the items' factors, what features add to them included."""
+        return self.tables()[side][:, : self.rank]
 
 
 def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0) -> Tensor | None:
@@ -243,6 +382,11 @@ def check_indices(kind: str, indices: Tensor, size: int) -> None:
     wrong = indices[(indices < 0) | (indices >= size)]
     if len(wrong):
         raise InputError(f"{kind} index {int(wrong[0])} is not in this model ({size:,} {kind}s, from 0)")
+
+
+def dots(user_table: Tensor, item_table: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    """(n,) dot products of the rows at n pairs of indices; n × k numbers are gathered."""
+    return (nn.functional.embedding(users, user_table) * nn.functional.embedding(items, item_table)).sum(-1)
 
 
 def _at(offset: Tensor, items: Tensor) -> Tensor:

@@ -17,7 +17,11 @@ The scaling of λ is the silent difference between published results, so it is n
     "sqrt"    √n         n = the number of ratings of that row
     "rating"  n          the penalty inside the sum, as in sample-by-sample SGD and ALS-WR (Zhou et al. 2008, eq. 3)
 
-Another loss replaces ½e² by ℓ(ŷ − μ, y − μ) and e by ℓ′ everywhere above: see `Loss`.
+Another loss replaces ½e² by ℓ(ŷ − μ, y − μ) and e by ℓ′ everywhere above: see `Loss`.  Where ratings have weights
+w(i,j), w ½e² and w e take the place of ½e² and e.
+
+With features, Θ̃ = P̃ + F W̃, so that ∂J/∂P̃ = ∂J/∂Θ̃ and ∂J/∂W̃ = Fᵀ ∂J/∂Θ̃, and each weight has an L2 penalty as factors do.
+Its n is Σ_r F_rf² n_r, with n_r the ratings of row r: for a one-hot feature, the ratings of all rows that have it.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ import torch
 from torch import Tensor
 
 from mfrec.errors import InputError, unknown
-from mfrec.model import MatrixFactorization
+from mfrec.model import ITEM, SIDES, USER, MatrixFactorization, Term
 from mfrec.ratings import Ratings
 from mfrec.sparse import matmul, sampled_dot
 
@@ -76,14 +80,19 @@ class Objective:
 
     def __call__(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """J as a differentiable scalar whose backward pass is the hand-derived gradient, for any torch optimizer."""
-        data: Tensor = DataCost.apply(*model.tables(), model.targets(ratings), ratings, self.loss)  # type: ignore[no-untyped-call]
+        data: Tensor = DataCost.apply(*model.tables(), model.targets(ratings), ratings, self)  # type: ignore[no-untyped-call]
         return data + self.penalty(model, ratings)
 
     @torch.no_grad()
     def cost(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """J, a scalar."""
-        prediction = sampled_dot(ratings.by_user, *model.tables())
-        return self.loss(prediction, model.targets(ratings))[0].sum() + self.penalty(model, ratings)
+        losses, _ = self.losses(sampled_dot(ratings.by_user, *model.tables()), model.targets(ratings), ratings)
+        return losses.sum() + self.penalty(model, ratings)
+
+    def losses(self, predictions: Tensor, targets: Tensor, ratings: Ratings) -> tuple[Tensor, Tensor]:
+        """What each rating costs, and the derivatives in the centred predictions, weighted as the ratings are."""
+        losses, errors = self.loss(predictions, targets)
+        return ratings.weighted(losses), ratings.weighted(errors)
 
     @torch.no_grad()
     def gradients(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
@@ -92,68 +101,62 @@ class Objective:
 
     @torch.no_grad()
     def cost_and_gradients(self, model: MatrixFactorization, ratings: Ratings) -> tuple[Tensor, dict[str, Tensor]]:
-        """(J, ∂J by parameter) from one `sampled_dot` and two `matmul`s."""
+        """(J, ∂J by parameter) from one `sampled_dot` and two `matmul`s, and two more a block of features."""
         users, items = model.tables()
-        losses, errors = self.loss(sampled_dot(ratings.by_user, users, items), model.targets(ratings))
-        gradients = model.columns(*table_gradients(ratings, errors, users, items))
-        parameters = dict(model.named_parameters())
+        losses, errors = self.losses(sampled_dot(ratings.by_user, users, items), model.targets(ratings), ratings)
+        gradients = model.gradients(*table_gradients(ratings, errors, users, items))
         for name, weight in self.penalty_weights(model, ratings).items():
-            gradients[name] = gradients[name].addcmul(weight, parameters[name])
+            gradients[name] = gradients[name].addcmul(weight, model.get_parameter(name))
         return losses.sum() + self.penalty(model, ratings), gradients
 
     def penalty(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """½ Σ λ ‖·‖² over every row of every table, a differentiable scalar."""
-        parameters = dict(model.named_parameters())
-        terms = [(w * parameters[name].square()).sum() for name, w in self.penalty_weights(model, ratings).items()]
-        return 0.5 * torch.stack(terms).sum()
+        weights = self.penalty_weights(model, ratings).items()
+        return 0.5 * torch.stack([(w * model.get_parameter(name).square()).sum() for name, w in weights]).sum()
 
     def penalty_weights(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
         """λ of every row of each parameter, (n_rows, 1), keyed like `model.named_parameters()`."""
-        users, items = (self._row_scaling(n).to(model.scale.dtype) for n in (ratings.user_counts, ratings.item_counts))
         bias_l2 = self.l2 if self.bias_l2 is None else self.bias_l2
-        weights = {"user_factors.weight": self.l2 * users, "item_factors.weight": self.l2 * items}
-        if model.user_bias is not None:
-            weights |= {"user_bias.weight": bias_l2 * users, "item_bias.weight": bias_l2 * items}
+        weights = {}
+        for side, counts in ((USER, ratings.user_counts), (ITEM, ratings.item_counts)):
+            for term in model.terms(side):
+                own = counts[:, None].to(model.scale.dtype)
+                scaling = SCALINGS[self.scaling](own if term.features is None else term.features.pull_squares(own))
+                for name in term.columns:
+                    weights[name] = (bias_l2 if "_bias." in name else self.l2) * scaling
         return weights
 
     @torch.no_grad()
-    def penalty_tables(self, model: MatrixFactorization, ratings: Ratings) -> tuple[Tensor, Tensor]:
-        """λ of every number of Θ̃ and of X̃, laid out like them; 0 on the columns of ones."""
-        users, items = (torch.zeros_like(table) for table in model.tables())
-        weights = self.penalty_weights(model, ratings)
-        for name, columns in model.columns(users, items).items():
+    def penalty_table(self, model: MatrixFactorization, ratings: Ratings, term: Term) -> Tensor:
+        """λ of every number of a term's table, laid out like it; 0 where there is no parameter."""
+        table, weights = torch.zeros_like(model.table(term)), self.penalty_weights(model, ratings)
+        for name, columns in term.parts(table).items():
             columns.copy_(weights[name].expand_as(columns))
-        return users, items
-
-    def _row_scaling(self, counts: Tensor) -> Tensor:
-        return SCALINGS[self.scaling](counts.double())[:, None]
+        return table
 
     @torch.no_grad()
     def user_cost(self, model: MatrixFactorization, ratings: Ratings, user: int) -> Tensor:
-        """The part of J that user's row enters, with the items fixed: a ridge regression in θ̃_user.
+        """The part of J that a user's own row enters, with all else fixed: a ridge regression in θ̃_user.
 
         ½ Σ_{i: r(i,user)=1} e(i,user)² + ½ λ_user ‖θ_user‖²; summed over the users it is J less the items' penalty.
         """
-        return self._row_cost(model, ratings, "user", user)
+        return self._row_cost(model, ratings, USER, user)
 
     @torch.no_grad()
     def item_cost(self, model: MatrixFactorization, ratings: Ratings, item: int) -> Tensor:
-        """The part of J that item's row enters, with the users fixed: a ridge regression in x̃_item."""
-        return self._row_cost(model, ratings, "item", item)
+        """The part of J that an item's own row enters, with all else fixed: a ridge regression in x̃_item."""
+        return self._row_cost(model, ratings, ITEM, item)
 
-    def _row_cost(self, model: MatrixFactorization, ratings: Ratings, side: str, row: int) -> Tensor:
-        size = ratings.n_users if side == "user" else ratings.n_items
+    def _row_cost(self, model: MatrixFactorization, ratings: Ratings, side: int, row: int) -> Tensor:
+        size = (ratings.n_users, ratings.n_items)[side]
         if not 0 <= row < size:
-            raise InputError(f"{side} index {row} is not in these ratings ({size:,} {side}s)")
-        indices = ratings.users if side == "user" else ratings.items
-        own = (indices == row).nonzero()[:, 0]
-        users, items = model.tables()
-        dots = (users[ratings.users[own].long()] * items[ratings.items[own].long()]).sum(1)
-        data = self.loss(dots, model.targets(ratings)[own])[0].sum()
-        parameters = dict(model.named_parameters())
+            raise InputError(f"{SIDES[side]} index {row} is not in these ratings ({size:,} {SIDES[side]}s)")
+        own = ratings.select((ratings.users, ratings.items)[side] == row)
+        dots = sampled_dot(own.by_user, *model.tables())
         weights = self.penalty_weights(model, ratings)
-        mine = [name for name in weights if name.startswith(side)]
-        return data + 0.5 * torch.stack([(weights[n][row] * parameters[n][row].square()).sum() for n in mine]).sum()
+        mine = [name for term in model.terms(side) if term.features is None for name in term.columns]
+        penalties = [(weights[n][row] * model.get_parameter(n)[row].square()).sum() for n in mine]
+        return self.losses(dots, model.targets(own), own)[0].sum() + 0.5 * sum(penalties, dots.new_zeros(()))
 
 
 def table_gradients(ratings: Ratings, errors: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,8 +169,10 @@ class DataCost(torch.autograd.Function):
     """Σ ℓ(θ̃_jᵀ x̃_i, target) over the observed entries, with the hand-derived gradient as its backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, ratings: Ratings, loss: Loss) -> Tensor:
-        losses, errors = loss(sampled_dot(ratings.by_user, users, items), targets)
+    def forward(
+        ctx: Any, users: Tensor, items: Tensor, targets: Tensor, ratings: Ratings, objective: Objective
+    ) -> Tensor:
+        losses, errors = objective.losses(sampled_dot(ratings.by_user, users, items), targets, ratings)
         ctx.ratings = ratings
         ctx.save_for_backward(users, items, errors)
         return losses.sum()
@@ -200,9 +205,8 @@ def naive_cost_and_gradients(
                 dU[j][k] += e * V[i][k]
                 dV[i][k] += e * U[j][k]
     gradients = {}
-    for name, columns in model.columns(
-        torch.tensor(dU, dtype=torch.float64), torch.tensor(dV, dtype=torch.float64)
-    ).items():
+    tables = (torch.tensor(dU, dtype=torch.float64), torch.tensor(dV, dtype=torch.float64))
+    for name, columns in model.gradients(*tables).items():
         parameter = model.get_parameter(name).tolist()
         J += 0.5 * l2 * sum(p * p for row in parameter for p in row)
         pairs = zip(columns.tolist(), parameter, strict=True)

@@ -66,9 +66,11 @@ class Ratings:
         values: (n_ratings,) finite ratings; float32 unless they are float64.
         n_users, n_items: table sizes; by default just large enough for the indices given.
         timestamps: (n_ratings,) int64 seconds since 1970, where they are known.
+        weights: (n_ratings,) how much each rating counts, above 0; without them each counts 1.
 
     Raises:
-        InputError: lengths differ, an index is out of range, a value is not finite, or a (user, item) pair repeats.
+        InputError: lengths differ, an index is out of range, a value is not finite, a weight is not positive, or a
+            (user, item) pair repeats.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Ratings:
         n_users: int | None = None,
         n_items: int | None = None,
         timestamps: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         users, items = torch.as_tensor(users), torch.as_tensor(items)
         values = torch.as_tensor(values)
@@ -88,6 +91,15 @@ class Ratings:
             raise InputError(f"users, items and values differ in length: {len(users)}, {len(items)}, {len(values)}")
         if timestamps is not None and len(timestamps) != len(values):
             raise InputError(f"{len(timestamps)} timestamps for {len(values)} ratings")
+        if weights is not None:
+            weights = torch.as_tensor(weights).to(values.dtype)
+            if len(weights) != len(values):
+                raise InputError(f"{len(weights)} weights for {len(values)} ratings")
+            wrong = weights[~((weights > 0) & torch.isfinite(weights))]
+            if len(wrong):
+                raise InputError(
+                    f"weight {float(wrong[0]):g} is not above 0 and finite; leave out ratings that do not count"
+                )
         self.n_users = _table_size("user", users, n_users)
         self.n_items = _table_size("item", items, n_items)
         if not bool(torch.isfinite(values).all()):
@@ -99,6 +111,7 @@ class Ratings:
             key, order = torch.sort(key)
             users, items, values = users[order], items[order], values[order]
             timestamps = None if timestamps is None else timestamps[order]
+            weights = None if weights is None else weights[order]
             repeated = int((key.diff() == 0).sum())
             if repeated:
                 raise InputError(f"{repeated:,} (user, item) pairs occur more than once; keep one rating of each")
@@ -107,6 +120,7 @@ class Ratings:
         self.users, self.items = users.to(index_dtype, copy=True), items.to(index_dtype, copy=True)
         self.values = values.clone()
         self.timestamps = None if timestamps is None else timestamps.long()
+        self.weights = None if weights is None else weights.clone()
 
     @classmethod
     def from_dense(cls, Y: Tensor | np.ndarray, R: Tensor | np.ndarray | None = None) -> Ratings:
@@ -166,10 +180,18 @@ class Ratings:
         rows, cols = self.items.index_select(0, order), self.users.index_select(0, order)
         return pattern_of_sorted(rows, cols, (self.n_items, self.n_users))
 
+    @cached_property
+    def by_item_weights(self) -> Tensor | None:
+        """The weights in the order of `by_item`."""
+        return None if self.weights is None else self.weights.index_select(0, self.item_order)
+
+    def weighted(self, errors: Tensor) -> Tensor:
+        """Numbers in the order of the ratings, (n_ratings,), each times its rating's weight."""
+        return errors if self.weights is None else errors * self.weights
+
     def select(self, mask: Tensor) -> Ratings:
         """The ratings where mask, (n_ratings,) bool, is True; the tables keep their sizes."""
-        timestamps = None if self.timestamps is None else self.timestamps[mask]
-        return Ratings(self.users[mask], self.items[mask], self.values[mask], self.n_users, self.n_items, timestamps)
+        return self._with(lambda tensor: tensor[mask])
 
     def split(self, held_out: Tensor) -> tuple[Ratings, Ratings]:
         """(kept, held out) by a mask such as the functions of `SPLITS` return."""
@@ -178,9 +200,12 @@ class Ratings:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Ratings:
         """These ratings on another device or with values of another dtype (float32 or float64)."""
         device = self.device if device is None else torch.device(device)
-        values = self.values.to(device, dtype)
-        timestamps = None if self.timestamps is None else self.timestamps.to(device)
-        return Ratings(self.users.to(device), self.items.to(device), values, self.n_users, self.n_items, timestamps)
+        return self._with(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Ratings:
+        timestamps, weights = (None if t is None else change(t) for t in (self.timestamps, self.weights))
+        users, items, values = change(self.users), change(self.items), change(self.values)
+        return Ratings(users, items, values, self.n_users, self.n_items, timestamps, weights)
 
 
 def _table_size(kind: str, indices: Tensor, declared: int | None) -> int:

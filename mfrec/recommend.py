@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mfrec.datasets import Dataset
 from mfrec.errors import InputError
-from mfrec.model import MatrixFactorization, check_indices
+from mfrec.model import ITEM, USER, MatrixFactorization, check_indices
 from mfrec.ratings import Ratings
 
 # Scores held at a time: 2^24 in float32 are 64 MiB.
@@ -68,7 +68,7 @@ def similar(
         cos(a, b) = a · b / (‖a‖ ‖b‖)
 
     Args:
-        table: (n_rows, rank), e.g. `model.item_factors.weight`; rows of zeros are similar to nothing (cosine 0).
+        table: (n_rows, rank), e.g. `model.factors(ITEM)`; rows of zeros are similar to nothing (cosine 0).
         rows: (m,) indices into the table.
         candidates: (n_rows,) bool, which rows may be answers; all of them by default.
 
@@ -165,7 +165,7 @@ def similar_items(
     Items with fewer than min_ratings ratings are left out: little is known of where their factors point.
     """
     known = dataset.ratings.item_counts >= min_ratings
-    indices, cosines = similar(model.item_factors.weight.detach(), torch.tensor([item]), n, known)
+    indices, cosines = similar(model.factors(ITEM), torch.tensor([item]), n, known)
     return item_frame(dataset, indices[0], cosine=cosines[0])
 
 
@@ -177,9 +177,7 @@ def similar_users(
     Users with fewer than min_ratings ratings are left out, as items are by `similar_items`.
     """
     counts = dataset.ratings.user_counts
-    indices, cosines = similar(
-        model.user_factors.weight.detach(), torch.tensor([user]), n, counts >= min_ratings, kind="user"
-    )
+    indices, cosines = similar(model.factors(USER), torch.tensor([user]), n, counts >= min_ratings, kind="user")
     found = (indices[0] >= 0).cpu()
     kept = indices[0].cpu()[found]
     columns = {"cosine": cosines[0].cpu()[found].numpy(), "id": dataset.user_ids[kept.numpy()]}

@@ -19,27 +19,39 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mfrec.datasets import Dataset
 from mfrec.errors import InputError
+from mfrec.features import dataset_features
 from mfrec.fit import Epoch, Progress
 from mfrec.model import MatrixFactorization
+from mfrec.posterior import Posterior, posterior_from_state
 from mfrec.ratings import Ratings
+from mfrec.solvers import Solver
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-FORMAT = 1
+FORMAT = 2
 TRAIN, VALID, TEST = 0, 1, 2
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
 # Options that say where things are and not what is computed: no columns of the HParams table.
 PLUMBING = {"format", "name", "run_dir", "resume", "json", "device", "columns", "rating_scale", "duplicates"}
 # Epochs between histograms of the parameters.
 HISTOGRAM_EPOCHS = 10
+
+
+class Trained(NamedTuple):
+    """What a run came to: a model, the posterior it is the mean of if there is one, and the data with its parts."""
+
+    model: MatrixFactorization
+    dataset: Dataset
+    part: Tensor
+    posterior: Posterior | None
 
 
 class Run:
@@ -96,7 +108,8 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The options the run was started with."""
         config = self._read_json("config.json")
-        _require(self.path / "config.json", config, "solver", "l2", "bias_l2", "scaling")
+        needed = ("solver", "l2", "bias_l2", "scaling", "implicit", "user_features", "item_features")
+        _require(self.path / "config.json", config, *needed)
         return config
 
     def metrics(self) -> dict[str, Any]:
@@ -139,22 +152,31 @@ class Run:
         _require(self.path / "checkpoint.pt", state, "model", "solver", "progress")
         return state
 
-    def restore(self, model: MatrixFactorization, solver: Any) -> Progress:
-        """Put a model and a solver, built as they were for this run, where its checkpoint left them."""
+    def restore(self, solver: Solver) -> Progress:
+        """Put a solver and its model, built as they were for this run, where its checkpoint left them."""
         state = self.checkpoint()
         try:
-            model.load_state_dict(state["model"])
+            solver.model.load_state_dict(state["model"])
             solver.load_state_dict(state["solver"])
             return Progress(**state["progress"])
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{self.path / 'checkpoint.pt'} does not fit this run's config.json: {reason}") from error
 
-    def trained(self, device: torch.device | str = "cpu") -> tuple[MatrixFactorization, Dataset, Tensor]:
-        """The best validated model, or the last where nothing was validated, with its dataset and parts."""
+    def trained(self, device: torch.device | str = "cpu") -> Trained:
+        """What the run came to: the best validated model, the last one, or the mean of the posterior."""
         path, state, (dataset, part) = self.path / "checkpoint.pt", self.checkpoint(), self.dataset()
+        config, train = self.config(), dataset.ratings.select(part == TRAIN)
+        users, items = dataset_features(
+            dataset, train, config["implicit"], config["user_features"], config["item_features"]
+        )
         try:
-            model = MatrixFactorization.from_state_dict(state["progress"]["best_model"] or state["model"])
+            model = MatrixFactorization.from_state_dict(
+                state["progress"]["best_model"] or state["model"], user_features=users, item_features=items
+            ).to(device)
+            saved = state["solver"].get("posterior")
+            posterior = None if saved is None else posterior_from_state(saved, model)
+            model = model if posterior is None else posterior.mean_model()
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path} holds no model ({reason}); restore it or train again") from error
@@ -163,7 +185,7 @@ class Run:
                 f"{path} has {model.n_users:,} users and {model.n_items:,} items, but dataset.pt beside it "
                 f"{dataset.ratings.n_users:,} and {dataset.ratings.n_items:,}; restore them or train again"
             )
-        return model.to(device), dataset, part
+        return Trained(model, dataset, part, posterior)
 
     def writer(self, first_epoch: int | None) -> SummaryWriter:
         """A TensorBoard writer into the folder whose curves go on at first_epoch, dropping points from there on."""

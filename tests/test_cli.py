@@ -121,7 +121,7 @@ def test_the_json_of_training_is_alone_on_stdout_and_is_the_metrics_with_the_run
     assert answer == json.loads((tmp_path / "run" / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [name for name, kind in SOLVERS.items() if not hasattr(kind, "learned")])
 def test_every_solver_trains_and_lowers_the_cost(solver: str, tiny: Path, mfrec: Mfrec, tmp_path: Path) -> None:
     costs = []
     for epochs in (1, 20):
@@ -132,6 +132,14 @@ def test_every_solver_trains_and_lowers_the_cost(solver: str, tiny: Path, mfrec:
         assert said.status == 0, said.err
         costs.append(loads_strictly(said.out)["train"]["cost"])
     assert costs[1] < costs[0]
+
+
+@pytest.mark.parametrize("solver", ["vb", "gibbs"])
+@pytest.mark.parametrize("option", ["--l2=3", "--bias-l2", "--scaling"])
+def test_what_a_solver_learns_is_no_option_of_its(solver: str, option: str, mfrec: Mfrec) -> None:
+    flag = option.partition("=")[0]
+    said = mfrec("train", solver, option, "1")
+    assert said == (2, "", f"mfrec: {solver} needs no {flag}: it finds that out by itself; leave it out\n")
 
 
 def test_train_py_is_mfrec_train_with_nothing_on_stderr_where_nobody_watches(tiny: Path, tmp_path: Path) -> None:
@@ -324,6 +332,9 @@ def test_the_solver_s_own_defaults_stand_in_its_help(mfrec: Mfrec, monkeypatch: 
     for solver, kind in SOLVERS.items():
         options = options_of(mfrec, monkeypatch, "train", solver)
         for name, value in kind.defaults.items():
+            if name in getattr(kind, "learned", ()):
+                assert f"--{name}" not in options
+                continue
             assert f"(default: {value})" in options[f"--{name.replace('_', '-')}"]
 
 
@@ -360,7 +371,7 @@ class HalfStep:
         share: float = 0.5,
         shy_way: str = "none",
     ) -> None:
-        self.model, self.share = model, share
+        self.model, self.ratings, self.objective, self.share = model, ratings, objective, share
 
     def epoch(self) -> dict[str, float]:
         with torch.no_grad():

@@ -28,9 +28,9 @@ class Scripted:
 
     defaults: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, model: MatrixFactorization, script: list[float], start: float = 1.0) -> None:
-        self.model, self.script, self.epochs = model, script, 0
-        self._err_by(start)
+    def __init__(self, model: MatrixFactorization, ratings: Ratings, objective: Objective, script: list[float]) -> None:
+        self.model, self.ratings, self.objective, self.script, self.epochs = model, ratings, objective, script, 0
+        self._err_by(1.0)
 
     def epoch(self) -> dict[str, float]:
         self.epochs += 1
@@ -65,7 +65,7 @@ def scripted_fit(
     model: MatrixFactorization, ratings: Ratings, script: list[float], *, validate: bool = True, **options: Any
 ) -> Progress:
     options = {"epochs": len(script), "patience": 2} | options
-    return fit(model, Scripted(model, script), Objective(), ratings, ratings if validate else None, **options)
+    return fit(Scripted(model, ratings, Objective(), script), ratings if validate else None, **options)
 
 
 def assert_error(model: MatrixFactorization, ratings: Ratings, error: float) -> None:
@@ -128,8 +128,7 @@ def test_every_epoch_is_reported_with_both_parts_and_the_solvers_values(
 
 def test_the_cost_of_the_validation_part_has_no_penalty(ratings: Ratings) -> None:
     model, news = MatrixFactorization.from_ratings(ratings, 2), []
-    solver = Scripted(model, [0.5])
-    fit(model, solver, Objective(l2=7.0), ratings, ratings, epochs=1, on_epoch=news.append)
+    fit(Scripted(model, ratings, Objective(l2=7.0), [0.5]), ratings, epochs=1, on_epoch=news.append)
     half_squares, penalty = 0.5 * 12 * 0.5**2, 0.5 * 7 * 4 * 0.5**2
     torch.testing.assert_close(news[1].valid["cost"], half_squares)
     torch.testing.assert_close(news[1].train["cost"], half_squares + penalty)
@@ -188,23 +187,23 @@ def test_noise_about_a_perfect_fit_has_not_diverged(model: MatrixFactorization, 
 
 
 def test_a_fit_that_goes_on_ends_where_one_that_never_stopped_does(tiny_split: tuple[Ratings, Ratings]) -> None:
-    def started() -> tuple[MatrixFactorization, SGD]:
+    def started() -> SGD:
         generator = torch.Generator().manual_seed(3)
         model = MatrixFactorization.from_ratings(train, 2, generator=generator)
-        return model, SGD(model, train, Objective(1.0), generator=generator, blocks=(2, 2), momentum=0.5)
+        return SGD(model, train, Objective(1.0), generator=generator, blocks=(2, 2), momentum=0.5)
 
     train, valid = tiny_split
     whole, part, resumed = started(), started(), started()
     saved: list[dict[str, Any]] = []
-    ended = fit(*whole, Objective(1.0), train, valid, epochs=6)
-    fit(*part, Objective(1.0), train, valid, epochs=4, save=saved.append)
-    resumed[0].load_state_dict(saved[-1]["model"])
-    resumed[1].load_state_dict(saved[-1]["solver"])
+    ended = fit(whole, valid, epochs=6)
+    fit(part, valid, epochs=4, save=saved.append)
+    resumed.model.load_state_dict(saved[-1]["model"])
+    resumed.load_state_dict(saved[-1]["solver"])
     progress = Progress(**saved[-1]["progress"])
-    fit(*resumed, Objective(1.0), train, valid, epochs=6, progress=progress)
+    fit(resumed, valid, epochs=6, progress=progress)
     assert (progress.epoch, progress.best_epoch, progress.best_rmse) == (6, ended.best_epoch, ended.best_rmse)
-    for name, value in whole[0].state_dict().items():
-        assert torch.equal(value, resumed[0].state_dict()[name]), name
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
 @pytest.fixture

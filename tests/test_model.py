@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mfrec.errors import InputError
-from mfrec.model import INITS, MatrixFactorization, centring_offset
+from mfrec.model import INITS, ITEM, USER, MatrixFactorization, centring_offset
 from mfrec.ratings import Ratings
 
 
@@ -65,10 +65,12 @@ def test_the_state_dict_is_the_whole_model(ratings, biases, offset):
     assert torch.equal(again.predict_observed(ratings, clip=True), model.predict_observed(ratings, clip=True))
 
 
-def test_columns_lay_gradients_and_tables_out_alike(ratings):
+def test_a_terms_table_and_its_parts_are_laid_out_alike(ratings):
     model = a_model(ratings)
-    for name, columns in model.columns(*model.tables()).items():
-        assert torch.equal(columns, model.get_parameter(name))
+    for side in (USER, ITEM):
+        for term in model.terms(side):
+            for name, columns in term.parts(model.table(term)).items():
+                assert torch.equal(columns, model.get_parameter(name))
 
 
 def test_the_global_offset_is_the_mean_and_the_item_offset_each_items_mean(ratings):

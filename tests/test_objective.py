@@ -85,7 +85,9 @@ def test_backward_of_the_differentiable_cost_is_the_hand_derived_gradient(rating
 def test_the_autograd_function_passes_gradcheck(ratings, loss):
     model = a_model(ratings)
     tables = [table.detach().clone().requires_grad_() for table in model.tables()]
-    assert torch.autograd.gradcheck(lambda U, V: DataCost.apply(U, V, model.targets(ratings), ratings, loss), tables)
+    assert torch.autograd.gradcheck(
+        lambda U, V: DataCost.apply(U, V, model.targets(ratings), ratings, Objective(loss=loss)), tables
+    )
 
 
 def test_central_differences_agree_with_the_gradient_to_nine_digits(ratings):

@@ -14,7 +14,7 @@ from mfrec.metrics import rmse
 from mfrec.model import MatrixFactorization
 from mfrec.objective import Objective
 from mfrec.ratings import Ratings, random_split
-from mfrec.solvers import SOLVERS, als
+from mfrec.solvers import SOLVERS, ridge
 from mfrec.solvers.descent import SGD, GradientDescent, Optim
 
 # Knobs with which each solver converges on the small problems here, and another value for each of its knobs.
@@ -24,6 +24,8 @@ KNOBS = {
     "optim": {"lr": 0.05},
     "quasi-newton": {},
     "als": {},
+    "vb": {},
+    "gibbs": {"burn_in": 10},
 }
 OTHER_KNOBS = {
     "sgd": {"lr": 0.01, "lr_decay": 0.5, "step": "plain", "momentum": 0.5, "blocks": (1, 4)},
@@ -31,7 +33,11 @@ OTHER_KNOBS = {
     "optim": {"lr": 0.01, "optimizer": "rmsprop"},
     "quasi-newton": {"method": "cg", "iterations": 5},
     "als": {"solve": "cholesky", "cg_steps": 1},
+    "vb": {"cg_steps": 1},
+    "gibbs": {"cg_steps": 2},
 }
+# Knobs that change what a solver with a posterior keeps and averages, not the model after each epoch.
+KEEPING = {"burn_in", "samples"}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +127,7 @@ def test_every_knob_changes_the_result(name, knob, planted):
 def test_no_knob_is_left_out_of_these_tests():
     for name, kind in SOLVERS.items():
         knobs = {k for k, p in inspect.signature(kind).parameters.items() if p.kind is p.KEYWORD_ONLY}
-        assert knobs - {"generator"} == set(OTHER_KNOBS[name])
+        assert knobs - {"generator"} - KEEPING == set(OTHER_KNOBS[name])
 
 
 @pytest.mark.parametrize("name", ["sgd", "gd", "optim"])
@@ -171,12 +177,13 @@ def test_the_blocks_hold_every_rating_once_and_their_costs_sum_to_the_whole(odd_
     users, items = (t[order] for t, order in zip(model.tables(), (solver.user_order, solver.item_order), strict=True))
     cost, seen = 0.0, []
     for block in solver.parts:
-        U, V, r = users[block.users], items[block.items], block.ratings
+        (rows, columns), r = block.rows, block.ratings
+        U, V = users[rows], items[columns]
         cost += 0.5 * float(((U[r.users.long()] * V[r.items.long()]).sum(1) - r.values).square().sum())
-        for table, side, rows in ((U, 0, block.users), (V, 1, block.items)):
-            cost += 0.5 * float((solver.penalty[side][rows] * table.square()).sum())
-        own_users = solver.user_order[block.users][r.users.long()]
-        own_items = solver.item_order[block.items][r.items.long()]
+        for table, side, own in ((U, 0, rows), (V, 1, columns)):
+            cost += 0.5 * float((solver.penalty[side][own] * table.square()).sum())
+        own_users = solver.user_order[rows][r.users.long()]
+        own_items = solver.item_order[columns][r.items.long()]
         seen += list(zip(own_users.tolist(), own_items.tolist(), strict=True))
     assert sorted(seen) == list(zip(odd_ratings.users.tolist(), odd_ratings.items.tolist(), strict=True))
     assert cost == pytest.approx(float(objective.cost(model, odd_ratings)))
@@ -253,7 +260,7 @@ def test_a_sweep_ends_where_the_gradient_of_the_half_solved_last_is_zero(odd_rat
 
 
 def test_exact_and_iterative_sweeps_agree_block_by_block(odd_ratings, monkeypatch):
-    monkeypatch.setattr(als, "NORMAL_NUMBERS", 60)  # two or three rows a block
+    monkeypatch.setattr(ridge, "NORMAL_NUMBERS", 60)  # two or three rows a block
     exact, iterative = (a_model(odd_ratings, init="uniform") for _ in range(2))
     for model, knobs in ((exact, {"solve": "cholesky"}), (iterative, {"solve": "cg", "cg_steps": 60})):
         solver = a_solver("als", model, odd_ratings, Objective(0.7, scaling="rating"), **knobs)

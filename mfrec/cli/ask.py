@@ -14,7 +14,7 @@ from mfrec.cli import report
 from mfrec.cli.options import Device, Switch, pick_device
 from mfrec.datasets import Dataset, load
 from mfrec.errors import InputError
-from mfrec.metrics import evaluate_parts
+from mfrec.metrics import evaluate_parts, with_coverage
 from mfrec.objective import Objective
 from mfrec.recommend import recommended_items, similar_items, similar_users
 from mfrec.runs import Run, split_parts
@@ -36,9 +36,10 @@ class Evaluate:
 
     def __call__(self) -> int:
         run, device = Run.open(self.run), pick_device(self.device)
-        config, (model, dataset, part) = run.config(), run.trained(device)
+        config, (model, dataset, part, posterior) = run.config(), run.trained(device)
         objective = Objective(config["l2"], config["bias_l2"], config["scaling"])
-        measured = evaluate_parts(model, objective, split_parts(dataset.ratings.to(device), part))
+        parts = split_parts(dataset.ratings.to(device), part)
+        measured = with_coverage(evaluate_parts(model, objective, parts), parts, model, posterior)
         if self.json:
             print(json.dumps({"run": str(run.path), **measured}, indent=2))
         else:
@@ -63,7 +64,7 @@ class Recommend:
 
     def __call__(self) -> int:
         run = Run.open(self.run)
-        model, dataset, _ = run.trained()
+        model, dataset, _, _ = run.trained()
         user = dataset.user_index(self.user)
         if self.json:
             _print_json(recommended_items(dataset, model, user, self.number, self.min_ratings))
@@ -91,7 +92,7 @@ class Similar:
 
     def __call__(self) -> int:
         run = Run.open(self.run)
-        model, dataset, _ = run.trained()
+        model, dataset, _, _ = run.trained()
         if self.item is not None and self.user is None:
             item = dataset.item_index(self.item)
             name, found = dataset.title(item), similar_items(dataset, model, item, self.number, self.min_ratings)

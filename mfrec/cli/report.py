@@ -59,8 +59,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def print_errors(title: str, measured: Mapping[str, Mapping[str, float]]) -> None:
-    """RMSE and MAE, a row a name."""
+    """RMSE and MAE, a row a name, and how many ratings are within their 90 % intervals where there are any."""
     print_table(title, ("", "RMSE", "MAE"), [(name, v["rmse"], v["mae"]) for name, v in measured.items()])
+    for name, values in measured.items():
+        if "coverage_90" in values:
+            print(f"{name}: 90 % intervals hold {values['coverage_90']:.1%} of the ratings")
 
 
 def print_items(title: str, items: pd.DataFrame) -> None:

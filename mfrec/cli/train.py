@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_type_hints
 
 import torch
 import tyro
@@ -23,8 +23,9 @@ from mfrec.cli import report
 from mfrec.cli.options import Device, Switch, knobs, parse, pick_device
 from mfrec.datasets import Dataset, load
 from mfrec.errors import InputError, unknown
-from mfrec.fit import Diverged, Epoch, Progress, fit, stalled
-from mfrec.metrics import evaluate, evaluate_parts
+from mfrec.features import dataset_features
+from mfrec.fit import Diverged, Epoch, Progress, answer, fit, posterior_of, stalled
+from mfrec.metrics import evaluate, evaluate_parts, with_coverage
 from mfrec.model import MatrixFactorization
 from mfrec.objective import Objective
 from mfrec.ratings import Ratings, random_split
@@ -62,6 +63,16 @@ class Train:
     """What is subtracted before training: nothing, the global mean, or each item's damped mean."""
     damping: float = 5.0
     """Ratings at the global mean that each item's mean is damped by (offset item); 0 is the plain mean."""
+    implicit: Literal["none", "users", "items", "both"] = "none"
+    """Whether what a user rated, or who rated an item, adds to their factors (SVD++ and its mirror image)."""
+    user_features: str = ""
+    """Columns of the users' table that add to their factors: age,gender,occupation."""
+    item_features: str = ""
+    """Columns of the items' table that add to their factors: genres,year."""
+    item_ids: bool = True
+    """Whether items have factors of their own; without, they are what their features are."""
+    nonnegative: Switch = False
+    """Keep all factors at 0 or above."""
     init: Literal["scaled-normal", "small-normal", "uniform"] = "scaled-normal"
     """How factors start: 0.1/√rank · normal, 0.01 · normal, or uniform on [0, 1)."""
     l2: float = 1.0
@@ -74,7 +85,7 @@ class Train:
     epochs: int = 100
     """Epochs in all, at most."""
     patience: int = 8
-    """Stop after so many epochs without a better validation RMSE."""
+    """Stop after so many epochs without a better validation RMSE; vb and gibbs do all their epochs."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU where there is one."""
     run_dir: str = "runs"
@@ -109,7 +120,7 @@ class Train:
         else:
             run = Run.open(self.resume)
             experiment = self._experiment(*run.dataset(), device)
-            progress = run.restore(experiment.model, experiment.solver)
+            progress = run.restore(experiment.solver)
             # A run that was stopped between its last epoch and its metrics has only these left to do.
             if run.has_metrics():
                 if progress.epoch >= self.epochs:
@@ -154,6 +165,9 @@ class Train:
     def _experiment(self, dataset: Dataset, part: Tensor, device: torch.device) -> Experiment:
         generator = torch.Generator().manual_seed(self.seed)
         parts = split_parts(dataset.ratings.to(device), part)
+        user_features, item_features = dataset_features(
+            dataset, parts["train"], self.implicit, self.user_features, self.item_features
+        )
         objective = Objective(self.l2, self.bias_l2, self.scaling)
         model = MatrixFactorization.from_ratings(
             parts["train"],
@@ -162,12 +176,16 @@ class Train:
             offset=self.offset,
             damping=self.damping,
             scale=dataset.scale,
+            user_features=user_features,
+            item_features=item_features,
+            item_ids=self.item_ids,
+            nonnegative=self.nonnegative,
             init=self.init,
             generator=generator,
         )
         own = {knob.name: getattr(self, knob.name) for knob in knobs(self.solver)}
         solver = SOLVERS[self.solver](model, parts["train"], objective, generator=generator, **own)
-        return Experiment(dataset, parts, model, objective, solver)
+        return Experiment(dataset, parts, solver)
 
     def _fit(self, run: Run, experiment: Experiment, progress: Progress) -> tuple[Progress, bool]:
         """The progress made, and whether it was interrupted before its end."""
@@ -181,13 +199,10 @@ class Train:
 
             def on_epoch(news: Epoch) -> None:
                 show(news)
-                log_parameters(writer, experiment.model, news)
+                log_parameters(writer, experiment.solver.model, news)
 
             progress = fit(
-                experiment.model,
                 experiment.solver,
-                experiment.objective,
-                experiment.parts["train"],
                 experiment.parts.get("valid"),
                 epochs=self.epochs,
                 patience=self.patience,
@@ -200,8 +215,9 @@ class Train:
             return progress, stop() and progress.epoch < self.epochs and not stalled(progress, self.patience)
 
     def _finish(self, run: Run, experiment: Experiment, progress: Progress) -> None:
-        dataset, model = experiment.dataset, experiment.model
-        measured = evaluate_parts(model, experiment.objective, experiment.parts)
+        dataset, solver, model = experiment.dataset, experiment.solver, answer(experiment.solver)
+        measured = evaluate_parts(model, solver.objective, experiment.parts)
+        measured = with_coverage(measured, experiment.parts, model, posterior_of(solver))
         metrics = {
             "solver": self.solver,
             "dataset": dataset.name,
@@ -226,7 +242,7 @@ class Train:
             return
         best = f", best after {progress.best_epoch}" if progress.best_model else ""
         print(f"{self.solver} on {dataset.name}: {progress.epoch} epochs{best}, {progress.seconds:.1f} s")
-        report.print_errors("test part", self._against_baselines(experiment))
+        report.print_errors("test part", self._against_baselines(experiment, measured))
         counts = experiment.parts["train"].user_counts
         report.print_recommendations(dataset, model, int(torch.argsort(counts, stable=True)[len(counts) // 2]))
         most_rated = int(experiment.parts["train"].item_counts.argmax())
@@ -234,11 +250,15 @@ class Train:
         print(f"run folder  {run.path}")
         print(f"curves      tensorboard --logdir {run.path.parent}")
 
-    def _against_baselines(self, experiment: Experiment) -> dict[str, dict[str, float]]:
-        test, held_out = experiment.parts.get("test"), Objective(loss=experiment.objective.loss)
+    def _against_baselines(
+        self, experiment: Experiment, measured: dict[str, dict[str, float]]
+    ) -> dict[str, dict[str, float]]:
+        test, held_out = experiment.parts.get("test"), Objective(loss=experiment.solver.objective.loss)
+        if test is None:
+            return {}
         models = baselines(experiment.parts["train"], experiment.dataset.scale)
-        models[f"{self.solver}, rank {self.rank}"] = experiment.model
-        return {} if test is None else {name: evaluate(model, test, held_out) for name, model in models.items()}
+        found = {name: evaluate(model, test, held_out) for name, model in models.items()}
+        return {**found, f"{self.solver}, rank {self.rank}": measured["test"]}
 
 
 class Experiment(NamedTuple):
@@ -246,8 +266,6 @@ class Experiment(NamedTuple):
 
     dataset: Dataset
     parts: dict[str, Ratings]
-    model: MatrixFactorization
-    objective: Objective
     solver: Solver
 
 
@@ -269,6 +287,7 @@ def parse_train(arguments: list[str]) -> Train:
     if named is not None and named not in SOLVERS:
         raise unknown("solver", named, SOLVERS)
     rest = arguments if named is None else arguments[1:]
+    _refuse_learned(named or DEFAULT, rest)
     resumed = re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(rest))
     if resumed is None:
         name = named or DEFAULT
@@ -300,10 +319,24 @@ def parse_train(arguments: list[str]) -> Train:
     return after
 
 
+def _refuse_learned(solver: str, arguments: list[str]) -> None:
+    """What the solver finds out by itself is no option of its."""
+    given = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in arguments}
+    for name in getattr(SOLVERS[solver], "learned", ()):
+        if name in given:
+            raise InputError(f"{solver} needs no --{name.replace('_', '-')}: it finds that out by itself; leave it out")
+
+
 def train_options(solver: str) -> Any:
     """The type of `Train` that has the solver's own knobs as further options."""
     kind = SOLVERS[solver]
-    own = [
+    hidden = (tyro.conf.Suppress, tyro.conf.Fixed)
+    own: list[tuple[str, Any, Any]] = [
+        (name, Annotated[(hint, *hidden)], field(default=getattr(Train, name)))
+        for name, hint in get_type_hints(Train).items()
+        if name in getattr(kind, "learned", ())
+    ]
+    own += [
         (knob.name, Annotated[knob.type, tyro.conf.arg(help=knob.help)], field(default=knob.default))
         for knob in knobs(solver)
     ]

@@ -15,11 +15,21 @@ from mfrec.objective import Objective
 from mfrec.ratings import Ratings
 from mfrec.solvers.als import ALS
 from mfrec.solvers.descent import SGD, GradientDescent, Optim
+from mfrec.solvers.gibbs import Gibbs
 from mfrec.solvers.quasi_newton import QuasiNewton
+from mfrec.solvers.variational import VariationalBayes
 
 
 class Solver(Protocol):
-    """Constructed from these and, by keyword, its own knobs; changes the model in place."""
+    """Constructed from these and, by keyword, its own knobs; changes the model in place.
+
+    A solver that has a posterior offers it as the attribute `posterior`, and one that learns what others take as
+    options names these in `learned`.
+    """
+
+    model: MatrixFactorization
+    ratings: Ratings
+    objective: Objective
 
     def __init__(
         self, model: MatrixFactorization, ratings: Ratings, objective: Objective, *, generator: torch.Generator
@@ -48,5 +58,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "optim": Optim,
     "quasi-newton": QuasiNewton,
     "als": ALS,
+    "vb": VariationalBayes,
+    "gibbs": Gibbs,
 }
 DEFAULT = "sgd"

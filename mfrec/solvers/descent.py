@@ -8,16 +8,18 @@ optim   a torch.optim optimizer, fed by autograd with the hand-derived gradient
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mfrec.errors import InputError, unknown
-from mfrec.model import MatrixFactorization
+from mfrec.features import Features
+from mfrec.model import ITEM, USER, MatrixFactorization
 from mfrec.objective import Objective, table_gradients
 from mfrec.ratings import Ratings
-from mfrec.sparse import sampled_dot
+from mfrec.sparse import matmul, sampled_dot
 
 
 class GradientDescent:
@@ -52,6 +54,7 @@ class GradientDescent:
         gradients = self.objective.gradients(self.model, self.ratings)
         for name, parameter in self.model.named_parameters():
             parameter.sub_(gradients[name], alpha=self.lr)
+        self.model.project()
         return {"lr": self.lr}
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,11 +65,17 @@ class GradientDescent:
 
 
 class Block(NamedTuple):
-    """One block of the shuffled ratings matrix: its rows, its columns, and its centred ratings, indexed within it."""
+    """One block of the shuffled ratings matrix, its centred ratings indexed within it.
 
-    users: slice
-    items: slice
+    rows: its users and its items, as slices of the shuffled tables.
+    part: which of the P parts of the users it is in, and which of the Q parts of the items.
+    curvatures: for each term, the n_b of each row of its table, (n, 1); rows of an identity term are the block's own.
+    """
+
+    rows: tuple[slice, slice]
+    part: tuple[int, int]
     ratings: Ratings
+    curvatures: list[Tensor]
 
 
 class SGD:
@@ -91,7 +100,8 @@ class SGD:
     the error that the last one left: along a direction of unit curvature those n_b steps shrink an error to
     (1 − α)^n_b of itself, the plain step to 1 − α n_b, which diverges once α n_b > 2.  The implicit step, to
     1 / (1 + α n_b), never does (Toulis & Airoldi 2017), which is what lets a film with 3,000 ratings share α with one
-    that has three.
+    that has three.  Weights of features are stepped in every block alike; since rows with several features couple them,
+    their n_b is the bound Σ_r |F_rf| ‖F_r‖₁ n_r.
 
     Args:
         lr: step size α of the first epoch.
@@ -130,53 +140,92 @@ class SGD:
         self.epochs = 0
         self.user_order = torch.randperm(ratings.n_users, generator=generator).to(ratings.device)
         self.item_order = torch.randperm(ratings.n_items, generator=generator).to(ratings.device)
-        # v of momentum and Σ g² of Adagrad, laid out like the shuffled tables; empty where not used.
-        users, items = model.tables()
-        self.velocity = [torch.zeros_like(t) for t in (users, items)] if momentum else []
-        self.squares = [torch.zeros_like(t) for t in (users, items)] if step == "adagrad" else []
+        self.terms = [term for side in (USER, ITEM) for term in model.terms(side)]
+        # v of momentum and Σ g² of Adagrad, laid out like the terms' tables; empty where not used.
+        tables = [model.table(term).detach() for term in self.terms]
+        self.velocity = [torch.zeros_like(t) for t in tables] if momentum else []
+        self.squares = [torch.zeros_like(t) for t in tables] if step == "adagrad" else []
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Cut the ratings into blocks by the shuffled orders, and lay λ and the free columns out like the tables."""
-        self.parts = list(
-            _blocks(self.ratings, self.model.targets(self.ratings), self.user_order, self.item_order, self.blocks)
-        )
-        self.free = self.model.free_columns()
-        users, items = self.objective.penalty_tables(self.model, self.ratings)
-        P, Q = self.blocks
-        self.penalty = [users[self.user_order] / Q, items[self.item_order] / P]
+        """Cut ratings and features into blocks by the shuffled orders, and lay λ out like the shuffled tables."""
+        model, orders = self.model, (self.user_order, self.item_order)
+        self.free = model.free_columns()
+        self.penalty: list[Tensor] = []
+        self.features: list[list[Features]] = []
+        for term in self.terms:
+            order, n_parts = orders[term.side], self.blocks[term.side]
+            penalty = self.objective.penalty_table(model, self.ratings, term)
+            if term.features is None:
+                self.penalty.append(penalty[order] / self.blocks[1 - term.side])
+                self.features.append([])
+            else:
+                self.penalty.append(penalty / (self.blocks[0] * self.blocks[1]))
+                bounds = _bounds(len(order), n_parts)
+                self.features.append([term.features.select(order[a:b]) for a, b in pairwise(bounds)])
+        self.parts = [
+            self._block(*block) for block in _blocks(self.ratings, model.targets(self.ratings), orders, self.blocks)
+        ]
+
+    def _block(self, rows: tuple[slice, slice], part: tuple[int, int], ratings: Ratings) -> Block:
+        counts = []
+        for pattern, weights in ((ratings.by_user, ratings.weights), (ratings.by_item, ratings.by_item_weights)):
+            ones = torch.ones(pattern.shape[1], 1, dtype=ratings.values.dtype, device=ratings.device)
+            plain = pattern.counts.to(ones.dtype)[:, None]
+            counts.append(plain if weights is None else matmul(pattern, weights, ones))
+        curvatures = [
+            counts[term.side] if term.features is None else features[part[term.side]].pull_bound(counts[term.side])
+            for term, features in zip(self.terms, self.features, strict=True)
+        ]
+        return Block(rows, part, ratings, curvatures)
 
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
         lr = self.lr / (1 + self.lr_decay * self.epochs)
-        users, items = self.model.tables()
-        shuffled = (users[self.user_order], items[self.item_order])
+        tables, orders = [self.model.table(term) for term in self.terms], (self.user_order, self.item_order)
+        shuffled = [
+            table[orders[term.side]] if term.features is None else table
+            for term, table in zip(self.terms, tables, strict=True)
+        ]
         for b in torch.randperm(len(self.parts), generator=self.generator).tolist():
             self._update(self.parts[b], shuffled, lr)
-        users[self.user_order], items[self.item_order] = shuffled
-        for name, columns in self.model.columns(users, items).items():
-            self.model.get_parameter(name).copy_(columns)
+        for term, table, stepped in zip(self.terms, tables, shuffled, strict=True):
+            if term.features is None:
+                table[orders[term.side]] = stepped
+            self.model.assign(term, table)
         self.epochs += 1
         return {"lr": lr}
 
-    def _update(self, block: Block, tables: tuple[Tensor, Tensor], lr: float) -> None:
+    def _update(self, block: Block, tables: list[Tensor], lr: float) -> None:
         """One step on the rows of one block, in place."""
         ratings = block.ratings
-        users, items = tables[0][block.users], tables[1][block.items]
-        _, errors = self.objective.loss(sampled_dot(ratings.by_user, users, items), ratings.values)
+        # Of each term the rows that the block moves, and the block's own F.
+        views: list[Tensor] = []
+        features: list[Features | None] = []
+        composed = [1 - free for free in self.free]
+        for term, table, parts in zip(self.terms, tables, self.features, strict=True):
+            own = parts[block.part[term.side]] if parts else None
+            views.append(table if parts else table[block.rows[term.side]])
+            features.append(own)
+            composed[term.side] = composed[term.side] + (views[-1] if own is None else own(views[-1]))
+        users, items = composed
+        _, errors = self.objective.losses(sampled_dot(ratings.by_user, users, items), ratings.values, ratings)
         gradients = table_gradients(ratings, errors, users, items)
-        sides = ((block.users, users, ratings.by_user), (block.items, items, ratings.by_item))
-        for side, (rows, table, pattern) in enumerate(sides):
-            g = gradients[side].addcmul_(self.penalty[side][rows], table).mul_(self.free[side])
+        for t, (term, view, own) in enumerate(zip(self.terms, views, features, strict=True)):
+            rows = slice(None) if own else block.rows[term.side]
+            g = gradients[term.side] if own is None else own.pull(gradients[term.side])
+            g = g.addcmul(self.penalty[t][rows], view).mul_(self.free[term.side])
             if self.momentum:
-                g = self.velocity[side][rows].mul_(self.momentum).add_(g)
+                g = self.velocity[t][rows].mul_(self.momentum).add_(g)
             if self.step == "plain":
-                table.sub_(g, alpha=lr)
+                view.sub_(g, alpha=lr)
             elif self.step == "implicit":
-                table.addcdiv_(g, (1 + lr * pattern.counts.to(g.dtype))[:, None], value=-lr)
+                view.addcdiv_(g, 1 + lr * block.curvatures[t], value=-lr)
             else:
-                squares = self.squares[side][rows].addcmul_(g, g)
-                table.addcdiv_(g, squares.sqrt().add_(1e-10), value=-lr)
+                squares = self.squares[t][rows].addcmul_(g, g)
+                view.addcdiv_(g, squares.sqrt().add_(1e-10), value=-lr)
+            if self.model.nonnegative:
+                view[:, : self.model.rank].clamp_(min=0)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -239,6 +288,7 @@ class Optim:
             return float(cost.detach())
 
         self.optimizer.step(closure)
+        self.model.project()
         return {"lr": self.lr}
 
     def state_dict(self) -> dict[str, Any]:
@@ -248,15 +298,20 @@ class Optim:
         self.optimizer.load_state_dict(state)
 
 
+def _bounds(n: int, n_parts: int) -> list[int]:
+    """Where each of n_parts parts of n rows begins, and where the last ends, as equal as can be."""
+    return [n * part // n_parts for part in range(n_parts + 1)]
+
+
 def _blocks(
-    ratings: Ratings, targets: Tensor, user_order: Tensor, item_order: Tensor, parts: tuple[int, int]
-) -> Iterator[Block]:
-    """The P × Q blocks of the matrix whose rows and columns are shuffled by the two orders, as equal as can be."""
+    ratings: Ratings, targets: Tensor, orders: tuple[Tensor, Tensor], parts: tuple[int, int]
+) -> Iterator[tuple[tuple[slice, slice], tuple[int, int], Ratings]]:
+    """The P × Q blocks of the matrix whose rows and columns are shuffled by the two orders: slices, parts, ratings."""
     place = []
-    for order, indices, n_parts in zip((user_order, item_order), (ratings.users, ratings.items), parts, strict=True):
+    for order, indices, n_parts in zip(orders, (ratings.users, ratings.items), parts, strict=True):
         position = torch.empty_like(order)
         position[order] = torch.arange(len(order), device=order.device)
-        bounds = torch.arange(n_parts + 1, device=order.device) * len(order) // n_parts
+        bounds = torch.tensor(_bounds(len(order), n_parts), device=order.device)
         shuffled = position[indices.long()]
         part = torch.bucketize(shuffled, bounds[1:], right=True)
         place.append((shuffled - bounds[part], part, bounds.tolist()))
@@ -266,7 +321,9 @@ def _blocks(
     for b, m in enumerate(members):
         p, q = divmod(b, parts[1])
         rows, cols = slice(*user_bounds[p : p + 2]), slice(*item_bounds[q : q + 2])
-        yield Block(rows, cols, Ratings(users[m], items[m], targets[m], rows.stop - rows.start, cols.stop - cols.start))
+        sizes = rows.stop - rows.start, cols.stop - cols.start
+        weights = None if ratings.weights is None else ratings.weights[m]
+        yield (rows, cols), (p, q), Ratings(users[m], items[m], targets[m], *sizes, weights=weights)
 
 
 def _positive(name: str, value: float) -> float:

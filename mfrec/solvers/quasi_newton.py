@@ -53,8 +53,10 @@ class QuasiNewton:
             raise unknown("method", method, METHODS)
         if iterations < 1:
             raise InputError(f"iterations {iterations} leave nothing to do; give 1 or more")
-        self.model, self.objective = model, objective
-        self.ratings = ratings.to(dtype=torch.float64)
+        if model.nonnegative and method == "cg":
+            raise InputError("method cg knows no bounds, so not non-negative factors; use l-bfgs-b or tnc")
+        self.model, self.ratings, self.objective = model, ratings, objective
+        self.double_ratings = ratings.to(dtype=torch.float64)
         self.double = copy.deepcopy(model).double()
         self.method, self.iterations = method, iterations
 
@@ -66,7 +68,7 @@ class QuasiNewton:
 
         def cost_and_gradient(z: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
             vector_to_parameters(torch.from_numpy(z).to(self.ratings.device), parameters)
-            cost, gradients = self.objective.cost_and_gradients(self.double, self.ratings)
+            cost, gradients = self.objective.cost_and_gradients(self.double, self.double_ratings)
             names = (name for name, _ in self.double.named_parameters())
             flat: npt.NDArray[np.float64] = torch.cat([gradients[name].reshape(-1) for name in names]).cpu().numpy()
             return float(cost), flat
@@ -77,6 +79,7 @@ class QuasiNewton:
             parameters_to_vector(parameters).cpu().numpy(),
             jac=True,
             method=method,
+            bounds=self._bounds(),
             # An epoch ends with its iterations: when to stop is for fit to say, not for scipy's tolerances.
             tol=1e-14,
             options={bound: self.iterations},
@@ -85,6 +88,13 @@ class QuasiNewton:
         for given, own in zip(self.model.parameters(), parameters, strict=True):
             given.copy_(own)
         return {"evaluations": float(found.nfev)}
+
+    def _bounds(self) -> scipy.optimize.Bounds | None:
+        """Factors at 0 or above, biases anywhere, where the model is non-negative."""
+        if not self.model.nonnegative:
+            return None
+        low = [np.full(p.numel(), 0.0 if "_factors." in n else -np.inf) for n, p in self.model.named_parameters()]
+        return scipy.optimize.Bounds(np.concatenate(low), np.inf)
 
     def state_dict(self) -> dict[str, Any]:
         return {}

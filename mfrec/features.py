@@ -1,0 +1,244 @@
+"""Features: what is known of users and items beside their ratings, as sparse rows × features matrices F.
+
+A side's factors become Θ = P + F W, where the row P_j is the user's own and W has a row of factors for each feature
+(biases likewise), so that one mechanism is all of these:
+
+    F_u = who rated what, scaled by 1/√n        SVD++ (Koren 2008, "Factorization meets the neighborhood", eq. 15)
+    F_i = who was it rated by, scaled by 1/√n   its mirror image
+    genres, years, ages, occupations            side information
+    F_i alone, without P                        content-based filtering: an item is its genres and its year
+
+A row of F with unit length (one-hot, or 1/√n in each of n places) lets W be regularized like the factors it adds to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mfrec.datasets import Dataset
+from mfrec.errors import InputError, unknown
+from mfrec.ratings import Pattern, Ratings
+from mfrec.sparse import matmul
+
+IMPLICIT = ("none", "users", "items", "both")
+# Numbers with more distinct values than this are cut into as many bins of about equal size.
+BINS = 24
+
+
+class Features(nn.Module):
+    """A sparse matrix F of n_rows × n_features, and its transpose.
+
+    A module without parameters, so that it follows a model from device to device; it is data, and so no part of the
+    model's `state_dict()`.
+
+    Args:
+        rows, columns, values: (n_entries,) the entries of F; a (row, column) pair occurs once.
+        n_rows: the number of users or items.
+        names: what each feature is, such as "genre Drama".
+    """
+
+    crow: Tensor
+    col: Tensor
+    values: Tensor
+    crow_t: Tensor
+    col_t: Tensor
+    values_t: Tensor
+
+    def __init__(self, rows: Tensor, columns: Tensor, values: Tensor, n_rows: int, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        # Ratings are what sorts, checks and transposes entries; here a "user" is a row and an "item" a feature.
+        entries = Ratings(rows, columns, values, n_rows, len(self.names))
+        by_row, by_feature = entries.by_user, entries.by_item
+        transposed = entries.values.index_select(0, entries.item_order)
+        tensors = (by_row.crow, by_row.col, entries.values, by_feature.crow, by_feature.col, transposed)
+        for name, tensor in zip(("crow", "col", "values", "crow_t", "col_t", "values_t"), tensors, strict=True):
+            self.register_buffer(name, tensor, persistent=False)
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.crow) - 1
+
+    @property
+    def n_features(self) -> int:
+        return len(self.names)
+
+    @property
+    def pattern(self) -> Pattern:
+        return Pattern(self.crow, self.col, (self.n_rows, self.n_features))
+
+    @property
+    def transposed(self) -> Pattern:
+        return Pattern(self.crow_t, self.col_t, (self.n_features, self.n_rows))
+
+    def extra_repr(self) -> str:
+        return f"{self.n_rows:,} rows × {self.n_features:,} features, {len(self.values):,} entries"
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """F W, (n_rows, k), of weights (n_features, k); differentiable in them."""
+        product: Tensor = _Product.apply(weights, self)  # type: ignore[no-untyped-call]
+        return product
+
+    def pull(self, rows: Tensor) -> Tensor:
+        """Fᵀ G, (n_features, k), of a table (n_rows, k): how a change of the weights sees a gradient in the rows."""
+        return matmul(self.transposed, self.values_t, rows)
+
+    def pull_squares(self, rows: Tensor) -> Tensor:
+        """(F ∘ F)ᵀ G, (n_features, k)."""
+        return matmul(self.transposed, self.values_t.square(), rows)
+
+    def pull_bound(self, curvatures: Tensor) -> Tensor:
+        """(n_features, 1) a diagonal that bounds Fᵀ diag(n) F from above, of curvatures n ≥ 0 of the rows, (n_rows, 1).
+
+        Σ_r |F_rf| ‖F_r‖₁ n_r: steps that each feature could take alone stay safe when all take them at once.
+        """
+        sizes = self.values.abs()
+        ones = torch.ones(self.n_features, 1, dtype=sizes.dtype, device=sizes.device)
+        return matmul(self.transposed, self.values_t.abs(), matmul(self.pattern, sizes, ones) * curvatures)
+
+    def select(self, rows: Tensor) -> Features:
+        """F of these rows alone, in this order."""
+        place = torch.full((self.n_rows,), -1, dtype=torch.long, device=rows.device)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        found = place[self.pattern.row.long()]
+        kept = found >= 0
+        return Features(found[kept], self.col[kept], self.values[kept], len(rows), self.names)
+
+
+class _Product(torch.autograd.Function):
+    """F W, whose backward pass is Fᵀ."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, features: Features) -> Tensor:
+        ctx.features = features
+        return matmul(features.pattern, features.values, weights)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.features.pull(grad), None
+
+
+def implicit_features(ratings: Ratings, side: str) -> Features:
+    """Which items each user rated (side "users"), or which users rated each item ("items"), 1/√n in each of n places.
+
+    From these ratings alone: give the training part, and nothing of the others is seen.
+    """
+    if side == "users":
+        pattern, names = ratings.by_user, [f"rated item {i}" for i in range(ratings.n_items)]
+    elif side == "items":
+        pattern, names = ratings.by_item, [f"rated by user {j}" for j in range(ratings.n_users)]
+    else:
+        raise unknown("side of implicit features", side, ("users", "items"))
+    scaled = pattern.counts.clamp_min(1).to(ratings.values.dtype).rsqrt()
+    return Features(pattern.row, pattern.col, scaled.index_select(0, pattern.row), pattern.shape[0], names)
+
+
+def column_features(column: pd.Series, n_bins: int = BINS) -> Features:
+    """The features that a column of a table of users or items amounts to, by what it holds.
+
+        texts            a feature each (one-hot)
+        tuples of texts  a feature each, 1/√n in each of a row's n places
+        numbers          a feature for each value, or where they are more than n_bins for each of as many bins of about
+                         as many rows each (one-hot)
+
+    A row whose value is missing has no feature.
+    """
+    known = [value for value in column if _known(value)]
+    name = str(column.name)
+    if any(isinstance(value, tuple) for value in known):
+        sets = [tuple(dict.fromkeys(value)) if _known(value) else () for value in column]
+    elif known and all(isinstance(value, int | float | np.number) for value in known):
+        sets = [() if label is None else (label,) for label in _bins(column, n_bins)]
+    else:
+        sets = [(str(value),) if _known(value) else () for value in column]
+    labels = {label: n for n, label in enumerate(sorted({label for row in sets for label in row}))}
+    if not labels:
+        raise InputError(f"column {name!r} has no values; leave it out of the features")
+    rows = [row for row, found in enumerate(sets) for _ in found]
+    columns = [labels[label] for found in sets for label in found]
+    values = [len(found) ** -0.5 for found in sets for _ in found]
+    names = [f"{name} {label}" for label in labels]
+    return Features(torch.tensor(rows), torch.tensor(columns), torch.tensor(values), len(column), names)
+
+
+def _known(value: object) -> bool:
+    return not (value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)))
+
+
+def _bins(column: pd.Series, n_bins: int) -> list[str | None]:
+    """The bin of each number, named by its lowest and highest, so that names sort as text where widths are alike."""
+    numbers: npt.NDArray[np.float64] = pd.to_numeric(column).to_numpy(np.float64, na_value=np.nan)
+    distinct = np.unique(numbers[~np.isnan(numbers)])
+    if len(distinct) > n_bins:
+        edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, n_bins + 1)[1:-1], method="lower"))
+    else:
+        edges = distinct[:-1]
+    places = np.searchsorted(edges, numbers)
+    named = {}
+    for place in np.unique(places[~np.isnan(numbers)]):
+        own = numbers[places == place]
+        low, high = np.nanmin(own), np.nanmax(own)
+        named[place] = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return [None if np.isnan(number) else named[place] for number, place in zip(numbers, places, strict=True)]
+
+
+def joined(blocks: Sequence[Features]) -> Features:
+    """Blocks side by side, scaled so that a row with a feature of unit length in each of m blocks has unit length."""
+    if len({block.n_rows for block in blocks}) != 1:
+        raise InputError(f"features of {', '.join(str(block.n_rows) for block in blocks)} rows cannot stand in one row")
+    starts = np.cumsum([0, *(block.n_features for block in blocks)])
+    return Features(
+        torch.cat([block.pattern.row for block in blocks]),
+        torch.cat([block.col + int(start) for block, start in zip(blocks, starts, strict=False)]),
+        torch.cat([block.values for block in blocks]) / len(blocks) ** 0.5,
+        blocks[0].n_rows,
+        [name for block in blocks for name in block.names],
+    )
+
+
+def dataset_features(
+    dataset: Dataset,
+    train: Ratings,
+    implicit: str = "none",
+    user_columns: str | Sequence[str] = (),
+    item_columns: str | Sequence[str] = (),
+) -> tuple[dict[str, Features], dict[str, Features]]:
+    """The users' and the items' features by name: "implicit" from the training ratings, "side" from the tables.
+
+    Args:
+        implicit: "none", "users", "items" or "both".
+        user_columns, item_columns: columns of `dataset.users` and of `dataset.items`, as a sequence or "genres,year".
+
+    Raises:
+        InputError: a table has no such column; the message lists those it has.
+    """
+    if implicit not in IMPLICIT:
+        raise unknown("side of implicit features", implicit, IMPLICIT)
+    sides: tuple[dict[str, Features], dict[str, Features]] = ({}, {})
+    tables = (("users", user_columns, dataset.users), ("items", item_columns, dataset.items))
+    for found, (side, columns, table) in zip(sides, tables, strict=True):
+        if implicit in (side, "both"):
+            found["implicit"] = implicit_features(train, side)
+        names = [name.strip() for name in columns.split(",")] if isinstance(columns, str) else columns
+        blocks = [column_features(_column(dataset, side, table, name)) for name in names if name]
+        if blocks:
+            found["side"] = joined(blocks)
+        for features in found.values():
+            features.to(train.device, train.values.dtype)
+    return sides
+
+
+def _column(dataset: Dataset, side: str, table: pd.DataFrame, column: str) -> pd.Series:
+    if column in table:
+        return table[column]
+    if not len(table.columns):
+        raise InputError(f"{dataset.name} knows nothing of its {side}, so not their {column!r}; leave it out")
+    raise unknown(f"column of the {side} of {dataset.name}", column, [str(c) for c in table.columns if c != "title"])
