@@ -34,10 +34,10 @@ OTHER_KNOBS = {
     "quasi-newton": {"method": "cg", "iterations": 5},
     "als": {"solve": "cholesky", "cg_steps": 1},
     "vb": {"cg_steps": 1},
-    "gibbs": {"cg_steps": 2},
+    "gibbs": {"cg_steps": 2, "same_noise": True},
 }
-# Knobs that change what a solver with a posterior keeps and averages, not the model after each epoch.
-KEEPING = {"burn_in", "samples"}
+# Knobs that change what is kept and averaged of the draws, or how weights of features are drawn.
+KEEPING = {"burn_in", "samples", "feature_steps"}
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,24 @@
-"""Variational Bayes: alternating least squares with a ridge that adapts, and nothing to tune.
+"""Variational Bayes: alternating least squares with a ridge and weights that adapt, and nothing to tune.
 
-    y(i, j) − μ ~ N(θ̃_j · x̃_i, 1/α),    θ_jc ~ N(0, 1/λ_c),    x_ic ~ N(0, 1/λ′_c)
+    y(i, j) − μ ~ N(θ̃_j · x̃_i, 1/(α τ_j τ_i w)),    θ_jc ~ N(0, 1/λ_c),    x_ic ~ N(0, 1/λ′_c),    τ ~ Gamma(c, c)
 
-The posterior is approximated by independent Gaussians, θ_jc ~ N(θ̃_jc, s_jc) and x_ic ~ N(x̃_ic, v_ic), that maximize the
-bound on the log evidence (Raiko, Ilin & Karhunen 2007, "Principal component analysis for large scale problems with lots
-of missing values"; Lim & Teh 2007, "Variational Bayesian approach to movie rating prediction"):
+with w the weights of the ratings, and τ_j and τ_i telling that the ratings of some users and items are noisier than
+others'.  The posterior is approximated by independent Gaussians θ_jc ~ N(θ̃_jc, s_jc), x_ic ~ N(x̃_ic, v_ic) and Gammas
+τ ~ Gamma(A, B) that, with α and λ, maximize the bound on the log evidence (Raiko, Ilin & Karhunen 2007, "Principal
+component analysis for large scale problems with lots of missing values"; Lim & Teh 2007, "Variational Bayesian approach
+to movie rating prediction"):
 
-    L = ½ Σ log(α w / 2π) − ½ α E[Σ w e²] + ½ Σ_jc (log λ_c − λ_c (θ_jc² + s_jc) + log s_jc + 1) + the same of x
+    L = ½ Σ (log(α w / 2π) + E log τ_j + E log τ_i − α t_j t_i w E[e²])                    over the observed entries
+        + ½ Σ_jc (log λ_c − λ_c (θ_jc² + s_jc) + log s_jc + 1) − Σ_j KL(Gamma(A_j, B_j) ‖ Gamma(c, c))    and of x, τ_i
 
-    E[Σ w e²] = Σ w e² + Σ w Σ_c (θ_jc² v_ic + s_jc x_ic² + s_jc v_ic)           over the observed entries
+    E[e²] = e² + Σ_c (θ_jc² v_ic + s_jc x_ic² + s_jc v_ic)        t = E τ = A/B,    E log τ = ψ(A) − log B
 
-Each update below maximizes L in some variables while all others are fixed, so that L never falls:
+Each update below maximizes L in some variables while all others are fixed, so that L never falls.  With ω = t_j t_i w,
 
-    s_jc = 1 / (λ_c + α Σ_i w (x_ic² + v_ic))
-    θ_j   the ridge regression with λ_jc = λ_c/α + Σ_i w v_ic   (a few conjugate-gradient steps towards its minimum)
-    λ_c = n / Σ_j (θ_jc² + s_jc),    α = n / E[Σ w e²]
+    s_jc = 1 / (λ_c + α Σ_i ω (x_ic² + v_ic))
+    θ_j   the ridge regression with weights ω and λ_jc = λ_c/α + Σ_i ω v_ic   (a few conjugate-gradient steps to its
+          minimum)
+    λ_c = n / Σ_j (θ_jc² + s_jc),    A_j = c + n_j/2,    B_j = c + ½ α Σ_i t_i w E[e²],    α = n / Σ ω E[e²]
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from torch import Tensor
 from mfrec.errors import InputError
 from mfrec.model import ITEM, USER, MatrixFactorization
 from mfrec.objective import Objective, squared_error
-from mfrec.posterior import MeanField
+from mfrec.posterior import NOISE_SHAPE, MeanField
 from mfrec.ratings import Ratings
 from mfrec.solvers.ridge import Side, minimize_by_cg, problem, sides_of
 from mfrec.sparse import matmul, sampled_dot
@@ -41,7 +45,7 @@ class VariationalBayes:
         cg_steps: conjugate-gradient steps a half-sweep.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {"rank": 16, "epochs": 20, "valid_fraction": 0.0, "l2": 0.0}
+    defaults: ClassVar[dict[str, Any]] = {"rank": 14, "epochs": 18, "valid_fraction": 0.0, "l2": 0.0}
     learned: ClassVar[tuple[str, ...]] = ("l2", "bias_l2", "scaling")
 
     def __init__(
@@ -51,7 +55,7 @@ class VariationalBayes:
         objective: Objective,
         *,
         generator: torch.Generator | None = None,
-        cg_steps: int = 3,
+        cg_steps: int = 2,
     ) -> None:
         if objective.loss is not squared_error:
             raise InputError("vb knows Gaussian noise, not other losses; use sgd, gd or optim")
@@ -68,68 +72,106 @@ class VariationalBayes:
         deviation = float(self.sides[USER].targets.double().std(correction=0)) or 1.0
         self.alpha = 1 / deviation**2
         self.precision = [torch.full_like(side.free, 10 / deviation) for side in self.sides]
+        sizes = (ratings.n_users, ratings.n_items)
         self.variances = [
-            (0.02 * deviation * side.free).expand(n, -1).clone()
-            for side, n in zip(self.sides, (ratings.n_users, ratings.n_items), strict=True)
+            (0.02 * deviation * side.free).expand(n, -1).clone() for side, n in zip(self.sides, sizes, strict=True)
         ]
+        # A and B of the rows of either side, (n, 1): at first as the prior has them.
+        self.gammas = [torch.full((2, n, 1), NOISE_SHAPE, dtype=torch.float64, device=ratings.device) for n in sizes]
+        self._weigh()
         self.epochs = 0
 
     @property
     def posterior(self) -> MeanField:
         """The approximate posterior as it is now."""
-        return MeanField(self.model, (self.variances[USER], self.variances[ITEM]), 1 / self.alpha)
+        noise_users, noise_items = self._noise()
+        return MeanField(
+            self.model, (self.variances[USER], self.variances[ITEM]), self.alpha, (noise_users, noise_items)
+        )
 
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
-        for term, side in zip(self.own, self.sides, strict=True):
-            tables, free = self.model.tables(), side.free
+        for term in self.own:
+            tables, side = self.model.tables(), self.sides[term.side]
             other, spread = tables[1 - term.side], self._sum(side, self.variances[1 - term.side])
             precision = self.precision[term.side]
-            self.variances[term.side] = free / (precision + self.alpha * (self._sum(side, other.square()) + spread))
-            ridge = (precision / self.alpha + spread) * free
+            self.variances[term.side] = side.free / (
+                precision + self.alpha * (self._sum(side, other.square()) + spread)
+            )
+            ridge = (precision / self.alpha + spread) * side.free
             table = minimize_by_cg(problem(self.model, term, side, tables, ridge), self.cg_steps)
             self.model.assign(term, table)
-        if self.epochs:  # the first sweep is far from where the precisions can be told
-            for term, variances in zip(self.own, self.variances, strict=True):
-                squares = self.model.table(term).square() + variances
-                self.precision[term.side] = len(squares) / squares.sum(0, keepdim=True).clamp_min(1e-6)
-            self.alpha = len(self.ratings) / self._expected_squares()
+        if self.epochs:  # the first sweep is far from where the rest can be told
+            self._learn()
         self.epochs += 1
         return {"bound": self.bound(), "noise_deviation": self.alpha**-0.5}
 
-    def _sum(self, side: Side, rows: Tensor) -> Tensor:
-        """Σ w over each row's observed entries of the other side's rows."""
-        weights = torch.ones_like(side.targets) if side.weights is None else side.weights
-        return matmul(side.pattern, weights, rows)
+    def _learn(self) -> None:
+        """λ, τ and α from the tables as they are."""
+        for term, variances in zip(self.own, self.variances, strict=True):
+            squares = self.model.table(term).square() + variances
+            self.precision[term.side] = len(squares) / squares.sum(0, keepdim=True).clamp_min(1e-6)
+        for side, counts in ((USER, self.ratings.user_counts), (ITEM, self.ratings.item_counts)):
+            # Σ of t_i w E[e²] over a user's ratings is that of ω E[e²] without the user's own t_j.
+            sums = self._expected_squares(side)
+            self.alpha = len(self.ratings) / float(sums.sum())
+            sums = sums / self._noise()[side].double()
+            self.gammas[side] = NOISE_SHAPE + 0.5 * torch.stack([counts.double()[:, None], self.alpha * sums])
+            self._weigh()
 
-    def _expected_squares(self) -> float:
-        """E[Σ w e²] under the approximate posterior."""
-        users, items = self.model.tables()
-        s, v = self.variances
-        side = self.sides[USER]
-        errors = self.ratings.weighted((side.targets - sampled_dot(side.pattern, users, items)).square())
-        spread = users.square() * self._sum(side, v) + s * self._sum(side, items.square() + v)
-        return float(errors.double().sum() + spread.double().sum())
+    def _noise(self) -> list[Tensor]:
+        """t of users and of items, each (n, 1)."""
+        return [(shape / rate).to(self.model.scale.dtype) for shape, rate in self.gammas]
+
+    def _weigh(self) -> None:
+        """Make ω = t_j t_i w the weights of the ratings."""
+        weights = self.ratings.weighted(sampled_dot(self.ratings.by_user, *self._noise()))
+        transposed = weights.index_select(0, self.ratings.item_order)
+        self.sides = (self.sides[USER]._replace(weights=weights), self.sides[ITEM]._replace(weights=transposed))
+
+    def _sum(self, side: Side, rows: Tensor) -> Tensor:
+        """Σ ω over each row's observed entries of the other side's rows."""
+        assert side.weights is not None
+        return matmul(side.pattern, side.weights, rows)
+
+    def _expected_squares(self, of: int) -> Tensor:
+        """Σ ω E[e²] over the ratings of each row of a side, (n, 1)."""
+        tables, side = self.model.tables(), self.sides[of]
+        own, other = tables[of], tables[1 - of]
+        assert side.weights is not None
+        s, v = self.variances[of], self.variances[1 - of]
+        errors = side.targets - sampled_dot(side.pattern, own, other)
+        squares = self._sum(side._replace(weights=side.weights * errors.square()), torch.ones_like(other[:, :1]))
+        spread = own.square() * self._sum(side, v) + s * self._sum(side, other.square() + v)
+        return squares.double() + spread.double().sum(1, keepdim=True)
 
     @torch.no_grad()
     def bound(self) -> float:
         """L, in nats."""
-        weights = self.ratings.weights
-        evidence = 0.5 * len(self.ratings) * math.log(self.alpha / (2 * math.pi))
-        evidence += 0.5 * float(weights.double().log().sum()) if weights is not None else 0.0
-        evidence -= 0.5 * self.alpha * self._expected_squares()
-        for term, side, variances, precision in zip(self.own, self.sides, self.variances, self.precision, strict=True):
-            free = side.free[0] > 0
+        weights, n = self.ratings.weights, len(self.ratings)
+        bound = 0.5 * n * math.log(self.alpha / (2 * math.pi))
+        bound += 0.5 * float(weights.double().log().sum()) if weights is not None else 0.0
+        bound -= 0.5 * self.alpha * float(self._expected_squares(USER).sum())
+        prior = torch.distributions.Gamma(*torch.tensor([NOISE_SHAPE, NOISE_SHAPE], dtype=torch.float64))
+        counts = (self.ratings.user_counts, self.ratings.item_counts)
+        for term, variances, precision, gammas, own in zip(
+            self.own, self.variances, self.precision, self.gammas, counts, strict=True
+        ):
+            free = self.sides[term.side].free[0] > 0
             s, squares = variances[:, free].double(), self.model.table(term)[:, free].double().square()
             p = precision[:, free].double()
-            evidence += 0.5 * float((p.log() - p * (squares + s) + s.log() + 1).sum())
-        return evidence
+            bound += 0.5 * float((p.log() - p * (squares + s) + s.log() + 1).sum())
+            shape, rate = gammas[0, :, 0], gammas[1, :, 0]
+            bound += 0.5 * float((own * (torch.digamma(shape) - rate.log())).sum())
+            bound -= float(torch.distributions.kl_divergence(torch.distributions.Gamma(shape, rate), prior).sum())
+        return bound
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "epochs": self.epochs,
             "alpha": self.alpha,
             "precision": self.precision,
+            "gammas": self.gammas,
             "posterior": self.posterior.state_dict(),
         }
 
@@ -138,3 +180,5 @@ class VariationalBayes:
         device = self.ratings.device
         self.precision = [tensor.to(device) for tensor in state["precision"]]
         self.variances = [tensor.to(device) for tensor in state["posterior"]["variances"]]
+        self.gammas = [tensor.to(device) for tensor in state["gammas"]]
+        self._weigh()
