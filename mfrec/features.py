@@ -186,7 +186,8 @@ def _bins(column: pd.Series, n_bins: int) -> list[str | None]:
     for place in np.unique(places[~np.isnan(numbers)]):
         own = numbers[places == place]
         low, high = np.nanmin(own), np.nanmax(own)
-        named[place] = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        # With all its digits, for places of one name would be one feature.
+        named[place] = f"{low:.15g}" if low == high else f"{low:.15g} to {high:.15g}"
     return [None if np.isnan(number) else named[place] for number, place in zip(numbers, places, strict=True)]
 
 

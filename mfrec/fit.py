@@ -22,6 +22,8 @@ from mfrec.solvers import Solver
 EXPLODED, PERFECT = 10.0, 0.01
 # Seconds between checkpoints, or where saving is slow so many times its duration: what a killed process can lose.
 SAVE_SECONDS, SAVE_SHARE = 2.0, 50.0
+# Epochs between looks at a posterior: to measure its mean costs a good part of a sweep, and decides nothing.
+LOOK_EPOCHS = 5
 # Epochs between gradient norms, which cost an evaluation of the full gradient.
 NORM_EPOCHS = 10
 
@@ -71,14 +73,14 @@ def fit(
     """Run the solver until `epochs` are done or the validation RMSE has not improved for `patience` epochs.
 
     Afterwards the model holds the best validated factors, or the last where nothing is validated.  A solver with a
-    posterior needs no validation to know when to stop: it runs all its epochs, and what is measured after each is
-    `answer(solver)`, the mean of its posterior.
+    posterior needs no validation to know when to stop: it runs all its epochs, and what is measured, after every few
+    of them, is `answer(solver)`, the mean of its posterior.
 
     Args:
         epochs: epochs in all, those of `progress` included.
         patience: without a validation part it says nothing.
         log: takes (tag, value, epoch), as `SummaryWriter.add_scalar` does.
-        on_epoch: called after every epoch, and once before the first with number 0.
+        on_epoch: called after every epoch that was measured, and once before the first with number 0.
         save: takes a checkpoint: {"model", "solver", "progress"}; called at the start, every few seconds, at the end.
         progress: where an earlier fit got to, for a model and a solver that were restored with it.
         stop: asked after every epoch; True ends the fit there, ready to be resumed.
@@ -119,11 +121,12 @@ def fit(
         values = solver.epoch()
         progress.seconds += time.perf_counter() - started
         progress.epoch += 1
-        news = look(values)
-        _check_cost(news, progress, math.inf if bayesian else PERFECT * half_squares)
-        if not bayesian and news.valid is not None and news.valid["rmse"] < progress.best_rmse:
-            progress.best_rmse, progress.best_epoch = news.valid["rmse"], progress.epoch
-            progress.best_model = {name: value.clone() for name, value in model.state_dict().items()}
+        if not bayesian or progress.epoch % LOOK_EPOCHS == 0 or progress.epoch == epochs:
+            news = look(values)
+            _check_cost(news, progress, math.inf if bayesian else PERFECT * half_squares)
+            if not bayesian and news.valid is not None and news.valid["rmse"] < progress.best_rmse:
+                progress.best_rmse, progress.best_epoch = news.valid["rmse"], progress.epoch
+                progress.best_model = {name: value.clone() for name, value in model.state_dict().items()}
         if time.monotonic() > save_due:
             save_now()
         if stop():

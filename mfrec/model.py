@@ -39,6 +39,8 @@ INITS: dict[str, Callable[[int, int, torch.Generator, torch.dtype], Tensor]] = {
     "scaled-normal": lambda n, k, g, dtype: torch.randn(n, k, generator=g, dtype=dtype) * (0.1 / max(k, 1) ** 0.5),
     "small-normal": lambda n, k, g, dtype: torch.randn(n, k, generator=g, dtype=dtype) * 0.01,
     "uniform": lambda n, k, g, dtype: torch.rand(n, k, generator=g, dtype=dtype),
+    # For factors that are put in later: to start training from, it is a saddle of J.
+    "zeros": lambda n, k, g, dtype: torch.zeros(n, k, dtype=dtype),
 }
 OFFSETS = ("none", "global", "item")
 USER, ITEM = 0, 1
@@ -226,6 +228,7 @@ class MatrixFactorization(nn.Module):
             user_features=user_features,
             item_features=item_features,
             item_ids=items is not None,
+            init="zeros",
             dtype=users.dtype,
         )
         model.load_state_dict(state)

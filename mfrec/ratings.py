@@ -249,6 +249,14 @@ def leave_last_out(ratings: Ratings, fraction: float, generator: torch.Generator
     return _last_of_each_user(ratings, rank, (ratings.by_user.counts.cpu() > 1).double())
 
 
+def cold_items(ratings: Ratings, fraction: float, generator: torch.Generator) -> Tensor:
+    """Hold out all ratings of round(fraction · n) of the n items that have any, drawn without replacement."""
+    rated = ratings.item_counts.cpu().nonzero()[:, 0]
+    cold = torch.zeros(ratings.n_items, dtype=torch.bool)
+    cold[rated[torch.randperm(len(rated), generator=generator)[: _share(len(rated), fraction)]]] = True
+    return cold[ratings.items.cpu().long()]
+
+
 def k_folds(ratings: Ratings, k: int, generator: torch.Generator) -> Tensor:
     """(n_ratings,) fold number 0 … k-1 of each rating, equal in size to within one; `folds == f` is a mask."""
     if not 2 <= k <= len(ratings):
@@ -263,6 +271,7 @@ SPLITS: dict[str, Callable[[Ratings, float, torch.Generator], Tensor]] = {
     "per-user": per_user_split,
     "time": time_split,
     "leave-last-out": leave_last_out,
+    "cold-items": cold_items,
 }
 
 

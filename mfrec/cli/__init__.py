@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mfrec.cli.ask import Data, Evaluate, Recommend, Similar
+from mfrec.cli.ask import Data, Evaluate, Recommend, Similar, Solvers
 from mfrec.cli.options import parse
 from mfrec.cli.train import Train, parse_train
 from mfrec.errors import InputError, unknown
@@ -18,6 +18,7 @@ VERBS: dict[str, Callable[..., Callable[[], int]]] = {
     "recommend": Recommend,
     "similar": Similar,
     "data": Data,
+    "solvers": Solvers,
 }
 
 

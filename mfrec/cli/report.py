@@ -42,15 +42,24 @@ def epoch_progress(epochs: int, done: int, solver: str, *, quiet: bool = False) 
 
 
 # How each kind of number is written, by the name of its column; anything else as it is.
-FORMATS = {"rating": ".1f", "predicted": ".2f", "cosine": ".3f", "RMSE": ".4f", "MAE": ".4f", "mean": ".2f"}
+FORMATS = {
+    "rating": ".1f",
+    "predicted": ".2f",
+    "cosine": ".3f",
+    "RMSE": ".4f",
+    "MAE": ".4f",
+    "mean": ".2f",
+    "seconds": ".1f",
+}
+WRAPPED = ("title", "genres", "what it does", "to tune", "takes")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout, numbers to the right; where it is narrow titles and genres are wrapped, and nothing else."""
+    """A table on stdout, numbers to the right; where it is narrow titles and other long texts are wrapped."""
     table = Table(box=SIMPLE_HEAD, show_header=any(columns))
     for position, name in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=name not in ("title", "genres"))
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=name not in WRAPPED)
     for row in rows:
         table.add_row(*(format(value, FORMATS.get(name, "")) for name, value in zip(columns, row, strict=True)))
     console = Console()

@@ -24,7 +24,8 @@ class Solver(Protocol):
     """Constructed from these and, by keyword, its own knobs; changes the model in place.
 
     A solver that has a posterior offers it as the attribute `posterior`, and one that learns what others take as
-    options names these in `learned`.
+    options names these in `learned`.  What `mfrec solvers` tells of it is in `tuned`, the options worth tuning, and in
+    `takes`: which of "features", "non-negative" factors and other "losses" than the squared error it can do.
     """
 
     model: MatrixFactorization

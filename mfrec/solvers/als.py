@@ -23,13 +23,17 @@ from mfrec.solvers.ridge import minimize_by_cg, minimize_by_columns, minimize_ex
 
 
 class ALS:
-    """Alternating least squares: each side's rows at the minimum of J while the other side is fixed.
+    """Alternating least squares.
+
+    An epoch brings each side's rows, and feature weights, to the minimum of J while all else is fixed.
 
     Args:
         solve: cg, or cholesky, which solves rows exactly (feature weights are always solved by cg).
         cg_steps: conjugate-gradient steps a half-sweep; each costs what half a gradient does.
     """
 
+    tuned: ClassVar[tuple[str, ...]] = ("l2",)
+    takes: ClassVar[tuple[str, ...]] = ("features", "non-negative")
     defaults: ClassVar[dict[str, Any]] = {"epochs": 40, "patience": 3}
 
     def __init__(

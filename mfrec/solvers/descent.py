@@ -23,12 +23,16 @@ from mfrec.sparse import matmul, sampled_dot
 
 
 class GradientDescent:
-    """Full-batch gradient descent: one step α along the gradient of J an epoch.
+    """Gradient descent on all ratings at once.
+
+    An epoch is one step α along the gradient of J.
 
     Args:
         lr: step size α; J sums over ratings, so what is stable shrinks as users and items have more of them.
     """
 
+    tuned: ClassVar[tuple[str, ...]] = ("lr", "l2")
+    takes: ClassVar[tuple[str, ...]] = ("features", "non-negative", "losses")
     defaults: ClassVar[dict[str, Any]] = {
         "rank": 10,
         "l2": 10.0,
@@ -79,7 +83,9 @@ class Block(NamedTuple):
 
 
 class SGD:
-    """Mini-batch SGD with manual in-place updates, where a batch is a block of the ratings matrix.
+    """SGD on one block of the ratings matrix after another.
+
+    A mini-batch is a block, and its updates are made by hand and in place.
 
     Users and items are shuffled once and cut into P and Q parts.  Each of the P × Q blocks is a small sparse matrix
     with a J of its own,
@@ -111,6 +117,8 @@ class SGD:
         blocks: P and Q; fewer are used where there are fewer users or items.
     """
 
+    tuned: ClassVar[tuple[str, ...]] = ("lr", "lr_decay", "l2")
+    takes: ClassVar[tuple[str, ...]] = ("features", "non-negative", "losses")
     defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(
@@ -249,15 +257,18 @@ class SGD:
 
 
 class Optim:
-    """Any optimizer of torch.optim by name, one full-batch step an epoch.
+    """Any optimizer of torch.optim, on all ratings at once.
 
-    Autograd differentiates J, whose backward pass is the hand-derived gradient, so a step costs what `gd`'s does.
+    An epoch is one step.  Autograd differentiates J, whose backward pass is the hand-derived gradient, so that a step
+    costs what `gd`'s does.
 
     Args:
         optimizer: a class of torch.optim, in any case: adam, adamw, rmsprop, lbfgs, …
         lr: its learning rate.
     """
 
+    tuned: ClassVar[tuple[str, ...]] = ("lr", "l2")
+    takes: ClassVar[tuple[str, ...]] = ("features", "non-negative", "losses")
     defaults: ClassVar[dict[str, Any]] = {"epochs": 400, "patience": 40}
 
     def __init__(

@@ -46,7 +46,7 @@ PRIOR_SHAPE, PRIOR_RATE = 0.5, 0.5
 
 
 class Gibbs:
-    """Bayesian matrix factorization by Gibbs sampling: nothing to tune, and a deviation of every prediction.
+    """Bayesian, by Gibbs sampling, with a deviation of every prediction.
 
     An epoch is a sweep: the noise, then for either side its rows and their prior, the weights of its features and
     theirs.  After each the model is the last draw; predictions are averaged over the draws after the burn-in.
@@ -59,6 +59,8 @@ class Gibbs:
         same_noise: whether all ratings have the same noise, rather than more or less of it by user and by item.
     """
 
+    tuned: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ("features",)
     defaults: ClassVar[dict[str, Any]] = {"rank": 32, "epochs": 200, "valid_fraction": 0.0, "l2": 0.0}
     learned: ClassVar[tuple[str, ...]] = ("l2", "bias_l2", "scaling")
 
@@ -191,7 +193,7 @@ class Gibbs:
         return {
             "epochs": self.epochs,
             "alpha": self.alpha,
-            "noise": self.noise,
+            "noise": list(self.noise),
             "priors": [list(prior) for prior in self.priors],
             "posterior": self.samples.state_dict(),
             "generator": self.generator.get_state(),

@@ -28,15 +28,18 @@ METHODS = {"l-bfgs-b": ("L-BFGS-B", "maxiter"), "cg": ("CG", "maxiter"), "tnc": 
 
 
 class QuasiNewton:
-    """Quasi-Newton or conjugate-gradient minimization by scipy, in float64; an epoch is a run of a few iterations.
+    """Quasi-Newton or conjugate gradients, by scipy.
 
-    Every epoch starts the method anew from the tables as they are, so that they are all its state.
+    In float64.  An epoch is a run of a few iterations, which starts the method anew from the tables as they are, so that
+    they are all its state.
 
     Args:
         method: l-bfgs-b, cg or tnc.
         iterations: iterations an epoch; evaluations for tnc.
     """
 
+    tuned: ClassVar[tuple[str, ...]] = ("l2",)
+    takes: ClassVar[tuple[str, ...]] = ("features", "non-negative", "losses")
     defaults: ClassVar[dict[str, Any]] = {"epochs": 60, "patience": 4}
 
     def __init__(

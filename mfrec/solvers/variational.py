@@ -37,14 +37,21 @@ from mfrec.ratings import Ratings
 from mfrec.solvers.ridge import Side, minimize_by_cg, problem, sides_of
 from mfrec.sparse import matmul, sampled_dot
 
+# Sweeps before λ, τ and α are learned: a λ told from factors that have not yet left zero would keep them there.
+FIXED_SWEEPS = 5
+
 
 class VariationalBayes:
-    """Mean-field variational Bayes: nothing to tune, fast, and a deviation of every prediction.
+    """Variational Bayes, with a deviation of every prediction.
+
+    Mean-field and fast.
 
     Args:
         cg_steps: conjugate-gradient steps a half-sweep.
     """
 
+    tuned: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {"rank": 14, "epochs": 18, "valid_fraction": 0.0, "l2": 0.0}
     learned: ClassVar[tuple[str, ...]] = ("l2", "bias_l2", "scaling")
 
@@ -71,7 +78,7 @@ class VariationalBayes:
         # Where ratings are d apart, factors are √d: what the start assumes, in the ratings' own unit.
         deviation = float(self.sides[USER].targets.double().std(correction=0)) or 1.0
         self.alpha = 1 / deviation**2
-        self.precision = [torch.full_like(side.free, 10 / deviation) for side in self.sides]
+        self.precision = [torch.full_like(side.free, 3 / deviation) for side in self.sides]
         sizes = (ratings.n_users, ratings.n_items)
         self.variances = [
             (0.02 * deviation * side.free).expand(n, -1).clone() for side, n in zip(self.sides, sizes, strict=True)
@@ -101,7 +108,7 @@ class VariationalBayes:
             ridge = (precision / self.alpha + spread) * side.free
             table = minimize_by_cg(problem(self.model, term, side, tables, ridge), self.cg_steps)
             self.model.assign(term, table)
-        if self.epochs:  # the first sweep is far from where the rest can be told
+        if self.epochs >= FIXED_SWEEPS:
             self._learn()
         self.epochs += 1
         return {"bound": self.bound(), "noise_deviation": self.alpha**-0.5}
