@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from mfrec.features import Features
 from mfrec.ratings import Ratings
 
 # How long an example takes says nothing here: the first call of torch takes a second.
@@ -28,6 +29,49 @@ def odd_ratings() -> Ratings:
     observed[[0, 12]] = False
     observed[:, [3, 10]] = False
     return Ratings.from_dense(torch.randn(13, 11, generator=generator, dtype=torch.float64), observed)
+
+
+@pytest.fixture(scope="session")
+def weighted_ratings(odd_ratings: Ratings) -> Ratings:
+    """`odd_ratings` with weights from 0.25 to 4."""
+    weights = 4 ** (2 * torch.rand(len(odd_ratings), generator=torch.Generator().manual_seed(1)).double() - 1)
+    r = odd_ratings
+    return Ratings(r.users, r.items, r.values, r.n_users, r.n_items, weights=weights)
+
+
+class DenseFeatures(NamedTuple):
+    """Blocks of features of the users and items of `odd_ratings` by name, as dense matrices."""
+
+    user: dict[str, torch.Tensor]
+    item: dict[str, torch.Tensor]
+
+    def options(self) -> dict[str, dict[str, Features]]:
+        """What makes a model with them."""
+        sides = (("user_features", self.user), ("item_features", self.item))
+        return {key: {name: features_of(dense) for name, dense in blocks.items()} for key, blocks in sides}
+
+
+def features_of(dense: torch.Tensor) -> Features:
+    """The sparse matrix of a dense one's numbers other than 0."""
+    rows, columns = dense.nonzero(as_tuple=True)
+    return Features(rows, columns, dense[rows, columns], len(dense), [f"feature {f}" for f in range(dense.shape[1])])
+
+
+@pytest.fixture(scope="session")
+def odd_features() -> DenseFeatures:
+    """For either side a block with nearly all numbers, of both signs, and one-hot features with empty rows."""
+    generator = torch.Generator().manual_seed(2)
+
+    def blocks(n_rows: int) -> dict[str, torch.Tensor]:
+        full = torch.randn(n_rows, 3, generator=generator, dtype=torch.float64)
+        full[torch.rand(full.shape, generator=generator) < 0.2] = 0
+        # Label 5 is nobody's, and rows with label 0 have no feature at all.
+        labels = torch.randint(0, 5, (n_rows,), generator=generator)
+        one_hot = torch.nn.functional.one_hot(labels, 6).double()
+        one_hot[labels == 0] = 0
+        return {"full": full, "kind": one_hot}
+
+    return DenseFeatures(blocks(11), blocks(13))
 
 
 @pytest.fixture(scope="session")

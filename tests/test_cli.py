@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest import Mfrec, Said, write_csv
+from conftest import Mfrec, Said, Train, write_csv
 
 from mfrec.cli import VERBS
 from mfrec.runs import Run
@@ -201,6 +201,116 @@ def test_evaluate_repeats_the_metrics_of_training(trained: Path, mfrec: Mfrec) -
     shown = mfrec("evaluate", trained).out
     for part in ("train", "valid", "test"):
         assert re.search(rf"{part} +{trainings[part]['rmse']:.4f} +{trainings[part]['mae']:.4f}", shown)
+
+
+FEATURES = ("--implicit", "both", "--item-features", "genres,year")
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        *((solver, FEATURES) for solver in SOLVERS if solver not in ("sgd", "vb")),
+        ("sgd", (*FEATURES, "--lr", 0.002)),
+        *((solver, (*FEATURES, "--no-item-ids")) for solver in ("als", "gibbs", "quasi-newton")),
+        ("als", ("--item-features", "year", "--no-item-ids", "--no-biases")),
+        ("als", ("--nonnegative",)),
+        ("gd", ("--nonnegative", *FEATURES)),
+        ("gibbs", ("--burn-in", 2)),
+        ("vb", ()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(map(str, value)),
+)
+def test_evaluate_and_recommend_make_the_model_of_the_run_again(
+    solver: str, options: tuple[object, ...], tiny: Path, train: Train, mfrec: Mfrec, tmp_path: Path
+) -> None:
+    burn_in = ("--burn-in", 2) if solver == "gibbs" else ()
+    run = train(tmp_path, "run", *burn_in, *options, solver=solver, epochs=6)
+    metrics = json.loads((run / "metrics.json").read_text())
+    answer = loads_strictly(mfrec("evaluate", run, "--json").out)
+    measured = {part: metrics[part] for part in ("train", "valid", "test") if metrics[part] is not None}
+    assert answer == {"run": str(run), **measured}
+    assert f"{metrics['test']['rmse']:.4f}" in mfrec("evaluate", run).out
+    assert ("coverage_90" in metrics["test"]) == (solver in ("vb", "gibbs"))
+    assert "coverage_90" not in metrics["train"]
+    for question in (("recommend", run, "--user", 1), ("similar", run, "--item", 8, "--min-ratings", 0)):
+        said = mfrec(*question)
+        assert said.status == 0, said.err
+        assert "Film" in said.out
+
+
+@pytest.mark.parametrize(
+    ("options", "unlike"),
+    [
+        (("--implicit", "users"), ("--implicit", "items")),
+        (("--implicit", "both"), ()),
+        (("--item-features", "year"), ("--item-features", "genres,year")),
+        (("--item-features", "year", "--no-item-ids"), ("--item-features", "year")),
+        (("--nonnegative",), ()),
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_what_is_asked_of_the_factors_changes_what_is_predicted(
+    options: tuple[str, ...], unlike: tuple[str, ...], train: Train, tmp_path: Path
+) -> None:
+    errors = [
+        json.loads((train(tmp_path, name, *given, solver="als") / "metrics.json").read_text())["test"]["rmse"]
+        for name, given in (("one", options), ("other", unlike))
+    ]
+    assert errors[0] != errors[1]
+
+
+def test_nonnegative_training_leaves_factors_at_or_above_zero(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path, "run", "--nonnegative", solver="quasi-newton", epochs=6)
+    state = Run.open(run).checkpoint()["model"]
+    factors = torch.cat([state["user_factors.weight"], state["item_factors.weight"]])
+    assert bool((factors >= 0).all())
+    assert bool((factors == 0).any())
+    assert bool((state["user_bias.weight"] < 0).any())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("als --item-features genre", ["column", "'genre'", "did you mean 'genres'?"]),
+        ("gibbs --item-features genres,yaer", ["column", "'yaer'", "did you mean 'year'?"]),
+        ("als --user-features age", ["tiny knows nothing of its users", "'age'", "leave it out"]),
+        ("als --no-item-ids", ["items without ids of their own need features", "genres"]),
+        ("als --no-item-ids --implicit users", ["items without ids of their own need features"]),
+        ("als --implicit user", ["--implicit", "user", "users"]),
+        ("als --implict users", ["--implict", "--implicit"]),
+        ("als --nonnegative --item-features year", ["als", "not the weights of features", "gd or sgd"]),
+        ("vb --item-features year", ["vb takes no features", "gibbs"]),
+        ("vb --nonnegative", ["vb", "not non-negative"]),
+        ("gibbs --nonnegative", ["gibbs", "not non-negative"]),
+        ("quasi-newton --method cg --nonnegative", ["method cg", "l-bfgs-b"]),
+    ],
+)
+def test_features_and_factors_that_cannot_be_are_refused_and_leave_nothing(
+    arguments: str, words: list[str], mfrec: Mfrec, tiny: Path, tmp_path: Path
+) -> None:
+    solver, *options = arguments.split()
+    runs = tmp_path / "runs"
+    assert_refused(mfrec("train", solver, "--data", tiny, *SMALL, "--run-dir", runs, *options), *words)
+    assert not runs.exists() or list(runs.iterdir()) == []
+
+
+def test_features_of_users_and_of_columns_of_any_name_train(mfrec: Mfrec, tmp_path: Path) -> None:
+    ratings = [f"{1 + n % 7}::{1 + n // 7}::{1 + n * n % 5}" for n in range(42)]
+    users = [f"{j}::{'MF'[j % 2]}::{(18, 25, 35)[j % 3]}::{j % 4}::12345" for j in range(1, 8)]
+    movies = [f"{i}::Film {i} ({1990 + i})::{('Drama', 'War|Drama', 'War')[i % 3]}" for i in range(1, 7)]
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name, lines in (("ratings.dat", ratings), ("users.dat", users), ("movies.dat", movies)):
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="latin-1")
+    columns = ("--user-features", "age,gender,occupation", "--item-features", "genres")
+    said = mfrec("train", "als", "--data", folder, *SMALL, *columns, "--run-dir", tmp_path, "--name", "run", "--json")
+    assert said.status == 0, said.err
+    state = Run.open(tmp_path / "run").checkpoint()["model"]
+    assert len(state["user_feature_factors.side.weight"]) == 3 + 2 + 4
+    assert len(state["item_feature_factors.side.weight"]) == 2
+    assert loads_strictly(mfrec("evaluate", tmp_path / "run", "--json").out)["test"] == loads_strictly(said.out)["test"]
+    said = mfrec("train", "als", "--data", folder, *SMALL, "--user-features", "gendre", "--run-dir", tmp_path)
+    assert_refused(said, "column of the users", "'gendre'", "did you mean 'gender'?")
 
 
 def test_recommend_leaves_out_everything_that_the_user_rated(trained: Path, mfrec: Mfrec) -> None:

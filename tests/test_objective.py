@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from conftest import DenseFeatures, features_of
 
 from mfrec.errors import InputError
 from mfrec.model import MatrixFactorization
@@ -23,9 +24,13 @@ def ratings(odd_ratings: Ratings) -> Ratings:
     return odd_ratings
 
 
-def a_model(ratings: Ratings, biases: bool = True, offset: str = "item", rank: int = 3) -> MatrixFactorization:
+def a_model(
+    ratings: Ratings, biases: bool = True, offset: str = "item", rank: int = 3, **options
+) -> MatrixFactorization:
     generator = torch.Generator().manual_seed(1)
-    model = MatrixFactorization.from_ratings(ratings, rank, biases=biases, offset=offset, generator=generator)
+    model = MatrixFactorization.from_ratings(
+        ratings, rank, biases=biases, offset=offset, generator=generator, **options
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -71,6 +76,108 @@ def test_hand_derived_gradients_are_those_of_autograd_through_plain_embeddings(r
     auto_cost, auto_gradients = plain_autograd(objective, model, ratings)
     torch.testing.assert_close(cost, auto_cost)
     torch.testing.assert_close(gradients, auto_gradients)
+
+
+def dense_autograd(
+    objective: Objective, model: MatrixFactorization, ratings: Ratings, features: DenseFeatures
+) -> tuple[torch.Tensor, dict]:
+    """J of Θ = P + F W with dense matrices F, weights and torch's own autograd."""
+    parameters = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    power = {"row": 0.0, "sqrt": 0.5, "rating": 1.0}[objective.scaling]
+    users, items = ratings.users.long(), ratings.items.long()
+    sums, penalty = {}, 0.0
+    for side, indices, n_rows in (("user", users, ratings.n_users), ("item", items, ratings.n_items)):
+        counts = torch.zeros(n_rows, dtype=torch.float64)
+        for index in indices.tolist():
+            counts[index] += 1
+        for kind in ("factors", "bias"):
+            total = torch.zeros(n_rows, 1, dtype=torch.float64)
+            blocks = {f"{side}_feature_{kind}.{name}.weight": F for name, F in getattr(features, side).items()}
+            blocks[f"{side}_{kind}.weight"] = torch.eye(n_rows, dtype=torch.float64)
+            for name, F in blocks.items():
+                if name in parameters:
+                    total = total + F @ parameters[name]
+                    l2 = objective.bias_l2 if kind == "bias" and objective.bias_l2 is not None else objective.l2
+                    n = (F.square() * counts[:, None]).sum(0)
+                    penalty = penalty + 0.5 * (l2 * n[:, None] ** power * parameters[name].square()).sum()
+            sums[side, kind] = total[indices]
+    predictions = (sums["user", "factors"] * sums["item", "factors"]).sum(1)
+    predictions = predictions + (sums["user", "bias"] + sums["item", "bias"])[:, 0] + model.offset[items]
+    losses = objective.loss(predictions, ratings.values)[0]
+    cost = penalty + (losses if ratings.weights is None else losses * ratings.weights).sum()
+    gradients = torch.autograd.grad(cost, parameters.values())
+    return cost.detach(), dict(zip(parameters, gradients, strict=True))
+
+
+@pytest.mark.parametrize("loss", [squared_error, huber])
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("item_ids", [True, False])
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_with_features_and_weights_are_those_of_autograd_through_dense_matrices(
+    ratings, weighted_ratings, odd_features, loss, scaling, item_ids, biases, weighted
+):
+    given = weighted_ratings if weighted else ratings
+    model = a_model(given, biases, item_ids=item_ids, **odd_features.options())
+    objective = Objective(1.3, 0.4, scaling, loss)
+    cost, gradients = objective.cost_and_gradients(model, given)
+    auto_cost, auto_gradients = dense_autograd(objective, model, given, odd_features)
+    assert len(gradients) == (1 + biases) * (7 - (not item_ids) - 1)
+    torch.testing.assert_close(cost, auto_cost)
+    torch.testing.assert_close(objective.cost(model, given), auto_cost)
+    torch.testing.assert_close(gradients, auto_gradients)
+
+
+@pytest.mark.parametrize("item_ids", [True, False])
+def test_backward_reaches_the_weights_of_features(weighted_ratings, odd_features, item_ids):
+    objective = Objective(0.9, 0.3, "sqrt")
+    model = a_model(weighted_ratings, item_ids=item_ids, **odd_features.options())
+    (3 * objective(model, weighted_ratings)).backward()
+    for name, gradient in objective.gradients(model, weighted_ratings).items():
+        torch.testing.assert_close(model.get_parameter(name).grad, 3 * gradient)
+
+
+@pytest.mark.parametrize(("scaling", "expected"), [
+    ("row", [1, 1, 1]),
+    ("sqrt", [5**0.5, 2.5**0.5, 0]),
+    ("rating", [5, 2.5, 0]),
+])  # fmt: skip
+def test_a_feature_counts_the_ratings_of_its_rows_by_the_square_of_its_values(scaling, expected):
+    # Users with 2, 3 and 5 ratings: the first two have feature 0, the last √½ of feature 1; nobody has feature 2.
+    observed = torch.tensor([[1, 0, 1], [1, 0, 1], [0, 1, 1], [0, 1, 1], [0, 1, 1]])
+    ratings = Ratings.from_dense(torch.ones(5, 3, dtype=torch.float64), observed)
+    F = torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0.5**0.5, 0]], dtype=torch.float64)
+    model = a_model(ratings, user_features={"job": features_of(F)})
+    weights = Objective(2.0, 3.0, scaling).penalty_weights(model, ratings)
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(weights["user_feature_factors.job.weight"][:, 0], 2 * expected)
+    torch.testing.assert_close(weights["user_feature_bias.job.weight"][:, 0], 3 * expected)
+
+
+def test_weights_of_ratings_do_not_change_the_penalty(ratings, weighted_ratings, odd_features):
+    model, objective = a_model(ratings, **odd_features.options()), Objective(1.3, 0.4, "rating")
+    torch.testing.assert_close(objective.penalty(model, weighted_ratings), objective.penalty(model, ratings))
+
+
+@pytest.mark.parametrize("loss", [squared_error, huber])
+def test_a_weight_is_how_often_a_rating_counts(ratings, odd_features, loss):
+    objective, twice = Objective(loss=loss), torch.arange(len(ratings)) % 3 == 0
+    r, weights = ratings, 1.0 + twice.double()
+    weighted = Ratings(r.users, r.items, r.values, r.n_users, r.n_items, weights=weights)
+    model = a_model(ratings, **odd_features.options())
+    cost, gradients = objective.cost_and_gradients(model, weighted)
+    whole, again = (objective.cost_and_gradients(model, part) for part in (ratings, ratings.select(twice)))
+    torch.testing.assert_close(cost, whole[0] + again[0])
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, whole[1][name] + again[1][name])
+
+
+def test_the_cost_of_one_rating_is_its_weight_times_its_cost_without(weighted_ratings):
+    model, objective = a_model(weighted_ratings), Objective()
+    for n in range(len(weighted_ratings)):
+        one = weighted_ratings.select(torch.arange(len(weighted_ratings)) == n)
+        plain = Ratings(one.users, one.items, one.values, one.n_users, one.n_items)
+        torch.testing.assert_close(objective.cost(model, one), one.weights[0] * objective.cost(model, plain))
 
 
 @pytest.mark.parametrize("biases", [False, True])
@@ -126,6 +233,24 @@ def test_the_costs_of_all_users_and_the_items_penalty_make_up_the_whole_cost(rat
     items = sum(objective.item_cost(model, ratings, i) for i in range(ratings.n_items))
     torch.testing.assert_close(users + only["item"], J)
     torch.testing.assert_close(items + only["user"], J)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_row_costs_with_features_and_weights_leave_out_the_penalties_of_features_and_of_the_other_side(
+    weighted_ratings, odd_features, scaling
+):
+    ratings, objective = weighted_ratings, Objective(1.3, 0.4, scaling)
+    model = a_model(ratings, **odd_features.options())
+    penalties = {
+        name: 0.5 * (w * model.get_parameter(name).square()).sum()
+        for name, w in objective.penalty_weights(model, ratings).items()
+    }
+    J = objective.cost(model, ratings)
+    users = sum(objective.user_cost(model, ratings, j) for j in range(ratings.n_users))
+    items = sum(objective.item_cost(model, ratings, i) for i in range(ratings.n_items))
+    for total, own in ((users, "user"), (items, "item")):
+        left_out = [p for name, p in penalties.items() if not name.startswith((f"{own}_factors", f"{own}_bias"))]
+        torch.testing.assert_close(total + sum(left_out), J)
 
 
 @pytest.mark.parametrize("l2", [0.0, 2.0])

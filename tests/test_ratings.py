@@ -100,6 +100,72 @@ def test_k_folds_are_even_and_the_seed_decides(ratings: Ratings, k: int) -> None
     assert torch.equal(folds, k_folds(ratings, k, generator()))
 
 
+def weights_of(ratings: Ratings) -> dict[tuple[int, int], float]:
+    pairs = zip(ratings.users.tolist(), ratings.items.tolist(), strict=True)
+    return dict(zip(pairs, ratings.weights.tolist(), strict=True))
+
+
+def with_weights(ratings: Ratings, order: list[int] | slice = slice(None)) -> Ratings:
+    """The ratings in this order, each with a weight that tells its pair."""
+    users, items = ratings.users[order], ratings.items[order]
+    weights = 1.0 + users * N_ITEMS + items
+    return Ratings(users, items, ratings.values[order], N_USERS, N_ITEMS, weights=weights)
+
+
+@given(some_ratings(), st.randoms(use_true_random=False), st.floats(0, 0.99))
+def test_weights_stay_with_their_ratings_through_sorting_selecting_splitting_and_moving(
+    ratings: Ratings, random, fraction: float
+) -> None:
+    order = list(range(len(ratings)))
+    random.shuffle(order)
+    weighted = with_weights(ratings, order)
+    expected = {(j, i): 1.0 + j * N_ITEMS + i for j, i, _ in as_set(ratings)}
+    assert weights_of(weighted) == expected
+    mask = random_split(ratings, fraction, generator())
+    kept, held = weighted.split(mask)
+    assert weights_of(kept) | weights_of(held) == expected
+    assert len(weights_of(held)) == int(mask.sum())
+    assert weights_of(weighted.select(weighted.values > 3)).items() <= expected.items()
+    assert weights_of(weighted.to("cpu", torch.float64)) == expected
+    by_item = (weighted.by_item.col.tolist(), weighted.by_item.row.tolist())
+    assert dict(zip(zip(*by_item, strict=True), weighted.by_item_weights.tolist(), strict=True)) == expected
+
+
+@given(some_ratings())
+def test_weights_multiply_numbers_in_the_order_of_the_ratings_and_without_them_nothing(ratings: Ratings) -> None:
+    weighted = with_weights(ratings)
+    assert torch.equal(
+        weighted.weighted(ratings.values), ratings.values * (1.0 + ratings.users * N_ITEMS + ratings.items)
+    )
+    assert torch.equal(ratings.weighted(ratings.values), ratings.values)
+    assert ratings.weights is ratings.by_item_weights is ratings.split(ratings.values > 3)[0].weights is None
+
+
+def test_weights_have_the_dtype_of_the_values_and_are_a_copy() -> None:
+    given = torch.tensor([2.0, 3.0])
+    ratings = Ratings(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([3.0, 4.0]), weights=given)
+    given.zero_()
+    assert ratings.weights.tolist() == [2, 3]
+    assert ratings.weights.dtype == torch.float32
+    assert ratings.to(dtype=torch.float64).weights.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, 0.0], "weight 0 is not above 0 and finite; leave out ratings that do not count"),
+        ([-1.5, 1.0], "weight -1.5 is not above 0 and finite; leave out ratings that do not count"),
+        ([1.0, float("nan")], "weight nan is not above 0 and finite; leave out ratings that do not count"),
+        ([float("inf"), 1.0], "weight inf is not above 0 and finite; leave out ratings that do not count"),
+        ([1.0], "1 weights for 2 ratings"),
+    ],
+)
+def test_wrong_weights_are_refused_in_one_sentence(weights: list[float], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Ratings(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([3.0, 4.0]), weights=torch.tensor(weights))
+    assert str(caught.value) == message
+
+
 def test_another_seed_is_another_split() -> None:
     dense = Ratings.from_dense(torch.ones(20, 20))
     for name in ("random", "per-user"):

@@ -39,6 +39,10 @@ VARIANTS = [
     ("sgd", ("--step", "plain", "--lr", "0.002", "--lr-decay", "0.1", "--valid-fraction", "0")),
     ("optim", ("--optimizer", "lbfgs", "--lr", "0.5")),
     ("optim", ("--optimizer", "adamw", "--no-biases", "--offset", "item")),
+    *((solver, ("--implicit", "both", "--item-features", "genres,year")) for solver in ("als", "gibbs", "optim")),
+    ("sgd", ("--implicit", "users", "--item-features", "year", "--no-item-ids", "--momentum", "0.5", "--lr", "0.002")),
+    ("als", ("--nonnegative",)),
+    ("quasi-newton", ("--nonnegative", "--item-features", "year")),
 ]
 
 
@@ -129,7 +133,7 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience_to_the_same_bits(
     [
         ("--rank", "3", "5"),
         ("--seed", "0", "1"),
-        ("--l2", "1.0", "2.0"),
+        ("--l2", "0.9", "2.0"),
         ("--lr", "0.02", "0.5"),
         ("--split", "random", "time"),
         ("--data", "tiny", "ml-latest-small"),

@@ -2,16 +2,21 @@
 
 import copy
 import inspect
+import itertools
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import scipy.io
 import torch
+from conftest import DenseFeatures, features_of
 
+from mfrec.baselines import biases_only
 from mfrec.datasets import synthetic
 from mfrec.errors import InputError
+from mfrec.features import implicit_features
 from mfrec.metrics import rmse
-from mfrec.model import MatrixFactorization
+from mfrec.model import ITEM, USER, MatrixFactorization, Term
 from mfrec.objective import Objective
 from mfrec.ratings import Ratings, random_split
 from mfrec.solvers import SOLVERS, ridge
@@ -23,7 +28,7 @@ KNOBS = {
     "gd": {"lr": 0.004},
     "optim": {"lr": 0.05},
     "quasi-newton": {},
-    "als": {},
+    "als": {"cg_steps": 2, "relaxation": 1.0},
     "vb": {},
     "gibbs": {"burn_in": 10},
 }
@@ -32,7 +37,7 @@ OTHER_KNOBS = {
     "gd": {"lr": 0.001},
     "optim": {"lr": 0.01, "optimizer": "rmsprop"},
     "quasi-newton": {"method": "cg", "iterations": 5},
-    "als": {"solve": "cholesky", "cg_steps": 1},
+    "als": {"solve": "cholesky", "cg_steps": 1, "relaxation": 0.5},
     "vb": {"cg_steps": 1},
     "gibbs": {"cg_steps": 2, "same_noise": True},
 }
@@ -148,6 +153,266 @@ def test_rows_without_ratings_stay_finite_and_one_user_one_item_one_rating_is_en
         assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
+# features
+
+FEATURED = [name for name in SOLVERS if name != "vb"]
+
+
+@pytest.mark.parametrize("name", FEATURED)
+@pytest.mark.parametrize("item_ids", [True, False])
+def test_every_table_takes_part_and_the_cost_falls_with_features_and_weights(
+    name, item_ids, weighted_ratings, odd_features
+):
+    objective = Objective(0.05, 0.1, "sqrt")
+    model = a_model(weighted_ratings, item_ids=item_ids, **odd_features.options())
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    cost = float(objective.cost(model, weighted_ratings))
+    solver = a_solver(name, model, weighted_ratings, objective)
+    for _ in range(20):
+        solver.epoch()
+    # gibbs draws from a posterior, which so few ratings without factors behind them leave wide.
+    assert name == "gibbs" or float(objective.cost(model, weighted_ratings)) < 0.8 * cost
+    for key, parameter in model.named_parameters():
+        assert bool(torch.isfinite(parameter).all()), key
+        assert not torch.equal(parameter, before[key]), key
+
+
+@pytest.mark.parametrize("name", FEATURED)
+def test_a_restored_solver_with_features_and_weights_goes_on_to_the_same_bits(name, weighted_ratings, odd_features):
+    def start(seed: int):
+        model = a_model(weighted_ratings, **odd_features.options())
+        return model, a_solver(name, model, weighted_ratings, Objective(0.1), seed=seed)
+
+    (whole, solver), (part, resumed) = start(2), start(99)
+    for _ in range(3):
+        solver.epoch()
+    part.load_state_dict(copy.deepcopy(whole.state_dict()))
+    resumed.load_state_dict(copy.deepcopy(solver.state_dict()))
+    for _ in range(3):
+        solver.epoch()
+        resumed.epoch()
+    assert_same_state(part, whole)
+
+
+def test_vb_refuses_features_by_name(odd_ratings, odd_features):
+    for key, blocks in odd_features.options().items():
+        with pytest.raises(InputError, match="vb takes no features; use gibbs, als, sgd, gd, optim or quasi-newton"):
+            a_solver("vb", a_model(odd_ratings, **{key: blocks}), odd_ratings, Objective())
+
+
+class Content(NamedTuple):
+    """Ratings of items whose factors and biases are F W, the last 20 of which are in the test part alone."""
+
+    train: Ratings
+    test: Ratings
+    options: dict
+
+
+@pytest.fixture(scope="module")
+def content() -> Content:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    # Each of 80 items has one of 4 kinds and one of 3 decades.
+    kinds = torch.nn.functional.one_hot(torch.randint(0, 4, (80,), generator=generator), 4).double()
+    decades = torch.nn.functional.one_hot(torch.randint(0, 3, (80,), generator=generator), 3).double()
+    F = torch.cat([kinds, decades], 1) / 2**0.5
+    predictions = 3 + 0.4 * drawn(60, 1) + (F @ drawn(7, 1)).T * 0.6 + (drawn(60, 2) @ (F @ drawn(7, 2)).T) * 0.8
+    ratings = Ratings.from_dense((predictions + 0.1 * drawn(60, 80)).T, torch.rand(80, 60, generator=generator) < 0.5)
+    return Content(*ratings.split(ratings.items >= 60), {"item_features": {"side": features_of(F)}})
+
+
+@pytest.mark.parametrize("name", FEATURED)
+@pytest.mark.parametrize("item_ids", [False, True])
+def test_items_without_a_single_rating_are_predicted_by_their_features(name, item_ids, content):
+    # A feature's gradient sums over all ratings of the items that have it.
+    slow = {"lr": 0.001} if name == "gd" else {}
+    blind = biases_only(content.train, (-99.0, 99.0))
+    baseline = rmse(blind.predict_observed(content.test), content.test.values)
+    assert baseline > 0.8
+    model = a_model(content.train, item_ids=item_ids, **content.options)
+    # Items with factors of their own have these to explain the ratings by, too, unless it costs them.
+    solver = a_solver(name, model, content.train, Objective(1.0 if item_ids else 0.1), **slow)
+    for _ in range(300 if "lr" in KNOBS[name] else 40):
+        solver.epoch()
+    error = rmse(model.predict_observed(content.test), content.test.values)
+    assert error < (0.35 * baseline if item_ids else 0.2)  # 0.1 is the noise
+
+
+def test_an_item_has_factors_by_its_features_alone_and_without_them_none(content):
+    F = content.options["item_features"]["side"](torch.eye(7, dtype=torch.float64))
+    F[79] = 0
+    model = a_model(content.train, item_features={"side": features_of(F)})
+    solver = a_solver("als", model, content.train, Objective(1.0))
+    for _ in range(40):
+        solver.epoch()
+    assert float(model.item_factors.weight[60:].detach().abs().max()) == 0
+    assert bool((model.factors(ITEM)[60:79].norm(dim=1) > 0.1).all())
+    assert float(model.factors(ITEM)[79].norm()) == 0
+
+
+# weights
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_ratings_that_count_little_do_little_harm(name, planted):
+    train, test = planted
+    spoilt = torch.arange(len(train)) % 10 == 0
+    values = torch.where(spoilt, 6 - train.values, train.values)
+
+    def error(weights: torch.Tensor | None) -> float:
+        ratings = Ratings(train.users, train.items, values, train.n_users, train.n_items, weights=weights)
+        # The offset is a mean without weights, so leave it out.
+        model = a_model(ratings, offset="none", rank=2)
+        solver = a_solver(name, model, ratings, Objective(0.1))
+        for _ in range(400 if "lr" in KNOBS[name] else 20):
+            solver.epoch()
+        return rmse(model.predict_observed(test), test.values)
+
+    with_weights = error(torch.where(spoilt, 1e-3, 1.0))
+    assert with_weights < 0.32
+    assert error(None) > with_weights + 0.03
+
+
+@pytest.mark.parametrize(("name", "lr"), [("gd", 0.004), ("sgd", 0.02), ("als", None)])
+@pytest.mark.parametrize("scaling", ["row", "sqrt", "rating"])
+def test_weights_of_two_with_twice_the_penalty_and_half_the_step_change_nothing(
+    name, lr, scaling, odd_ratings, odd_features
+):
+    r, models = odd_ratings, []
+    twice = Ratings(r.users, r.items, r.values, r.n_users, r.n_items, weights=torch.full((len(r),), 2.0))
+    for ratings, scale in ((r, 1), (twice, 2)):
+        model = a_model(ratings, **odd_features.options())
+        knobs = {} if lr is None else {"lr": lr / scale}
+        solver = a_solver(name, model, ratings, Objective(scale * 0.7, scale * 0.2, scaling), **knobs)
+        for _ in range(5):
+            solver.epoch()
+        models.append(model)
+    assert_close_models(*models, atol=1e-10)
+
+
+@pytest.mark.parametrize("knobs", [{"solve": "cholesky"}, {"solve": "cg", "cg_steps": 40}])
+def test_als_with_a_rating_of_next_to_no_weight_is_als_without_it(odd_ratings, odd_features, knobs):
+    r, left_out = odd_ratings, torch.arange(len(odd_ratings)) % 4 == 0
+    weighted = Ratings(r.users, r.items, r.values, r.n_users, r.n_items, weights=torch.where(left_out, 1e-14, 1.0))
+    models = []
+    for ratings in (weighted, r.select(~left_out)):
+        # λ by row is the one that does not count ratings, and no offset looks at their values.
+        model = a_model(r, offset="none", init="uniform", **odd_features.options())
+        solver = a_solver("als", model, ratings, Objective(0.7), **knobs)
+        for _ in range(4):
+            solver.epoch()
+        models.append(model)
+    assert_close_models(*models, atol=1e-6)
+
+
+def assert_close_models(one: MatrixFactorization, other: MatrixFactorization, atol: float) -> None:
+    for name, parameter in one.named_parameters():
+        torch.testing.assert_close(parameter, other.get_parameter(name), atol=atol, rtol=0)
+
+
+# non-negative factors
+
+
+def assert_nonnegative(model: MatrixFactorization) -> None:
+    for name, parameter in model.named_parameters():
+        assert "_factors." not in name or bool((parameter >= 0).all()), name
+
+
+@pytest.mark.parametrize(("name", "knobs"), [
+    ("gd", {}),
+    ("sgd", {}),
+    ("sgd", {"step": "adagrad", "momentum": 0.5}),
+    ("optim", {}),
+    ("quasi-newton", {}),
+    ("quasi-newton", {"method": "tnc", "iterations": 30}),
+    ("als", {}),
+])  # fmt: skip
+@pytest.mark.parametrize("featured", [False, True])
+def test_factors_stay_at_or_above_zero_and_the_cost_falls(name, knobs, featured, weighted_ratings, odd_features):
+    if featured and name == "als":
+        return  # it refuses these, as another test says
+    options = odd_features.options() if featured else {}
+    objective, model = Objective(0.05), a_model(weighted_ratings, nonnegative=True, init="uniform", **options)
+    cost = float(objective.cost(model, weighted_ratings))
+    solver = a_solver(name, model, weighted_ratings, objective, **knobs)
+    for _ in range(60 if "lr" in KNOBS[name] else 8):
+        solver.epoch()
+        assert_nonnegative(model)
+    assert float(objective.cost(model, weighted_ratings)) < 0.8 * cost
+    parameters = dict(model.named_parameters())
+    assert any(bool((p == 0).any()) for key, p in parameters.items() if "_factors." in key)
+    assert bool((parameters["user_bias.weight"] < 0).any())
+
+
+@pytest.mark.parametrize(("name", "knobs", "epochs"), [
+    ("als", {}, 400),
+    ("quasi-newton", {"iterations": 100}, 4),
+    ("quasi-newton", {"method": "tnc", "iterations": 500}, 4),
+])  # fmt: skip
+def test_nonnegative_factors_end_where_none_can_lower_the_cost(name, knobs, epochs, weighted_ratings):
+    objective, model = Objective(0.7), a_model(weighted_ratings, nonnegative=True, init="uniform")
+    solver = a_solver(name, model, weighted_ratings, objective, **knobs)
+    for _ in range(epochs):
+        solver.epoch()
+    for key, gradient in objective.gradients(model, weighted_ratings).items():
+        at_bound = (model.get_parameter(key) < 1e-9) & ("_factors." in key)
+        assert float(gradient[~at_bound].abs().max()) < 1e-4, key
+        assert bool((gradient[at_bound] > -1e-4).all()), key
+
+
+@pytest.mark.parametrize("scaling", ["row", "sqrt", "rating"])
+@pytest.mark.parametrize(("biases", "offset"), [(True, "item"), (False, "none")])
+def test_a_pass_over_the_columns_never_raises_the_cost(weighted_ratings, scaling, biases, offset, monkeypatch):
+    objective = Objective(0.3, 0.1, scaling)
+    model = a_model(weighted_ratings, biases=biases, offset=offset, nonnegative=True, init="uniform")
+    costs = [float(objective.cost(model, weighted_ratings))]
+    assign = model.assign
+
+    def watched(term: Term, table: torch.Tensor) -> None:
+        assign(term, table)
+        costs.append(float(objective.cost(model, weighted_ratings)))
+
+    monkeypatch.setattr(model, "assign", watched)
+    solver = a_solver("als", model, weighted_ratings, objective)
+    for _ in range(20):
+        solver.epoch()
+    assert len(costs) == 41
+    assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(costs))
+    assert costs[-1] < 0.5 * costs[0]
+
+
+def test_one_column_of_free_numbers_is_solved_by_its_pass_as_exactly_as_by_cholesky(weighted_ratings):
+    # With one factor and no biases a row's problem has one number, whose minimum is above 0 or at it.
+    models = [a_model(weighted_ratings, rank=1, biases=False, init="uniform", nonnegative=n) for n in (True, False)]
+    columns, exact = (a_solver("als", m, weighted_ratings, Objective(0.5), solve="cholesky") for m in models)
+    columns.terms, exact.terms = columns.terms[:1], exact.terms[:1]
+    columns.epoch()
+    exact.epoch()
+    free = models[1].user_factors.weight
+    assert bool((free < 0).any())
+    torch.testing.assert_close(models[0].user_factors.weight, free.clamp_min(0))
+
+
+@pytest.mark.parametrize(("name", "knobs", "message"), [
+    ("vb", {}, "vb has Gaussian factors, which are not non-negative; use als, gd or sgd"),
+    ("gibbs", {}, "gibbs samples Gaussian factors, which are not non-negative; use als, gd or sgd"),
+    ("quasi-newton", {"method": "cg"}, "method cg knows no bounds, so not non-negative factors; use l-bfgs-b or tnc"),
+])  # fmt: skip
+def test_solvers_that_cannot_keep_factors_above_zero_refuse_by_name(name, knobs, message, odd_ratings):
+    with pytest.raises(InputError, match=message):
+        a_solver(name, a_model(odd_ratings, nonnegative=True), odd_ratings, Objective(), **knobs)
+
+
+def test_als_refuses_non_negative_weights_of_features_by_name(odd_ratings, odd_features):
+    for key, blocks in odd_features.options().items():
+        model = a_model(odd_ratings, nonnegative=True, **{key: blocks})
+        with pytest.raises(InputError, match="not the weights of features; use gd or sgd for them"):
+            a_solver("als", model, odd_ratings, Objective())
+
+
 # gd
 
 
@@ -216,6 +481,90 @@ def test_a_step_on_one_block_is_its_formula(odd_ratings, step, momentum):
         torch.testing.assert_close(model.get_parameter(name).detach(), x)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("item_ids", [True, False])
+def test_the_costs_of_the_blocks_sum_to_the_whole_with_features_and_weights(weighted_ratings, odd_features, item_ids):
+    objective = Objective(0.7, 0.2, "sqrt")
+    model = a_model(weighted_ratings, item_ids=item_ids, init="uniform", **odd_features.options())
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    solver = SGD(model, weighted_ratings, objective, generator=torch.Generator().manual_seed(0), blocks=(3, 4))
+    orders = (solver.user_order, solver.item_order)
+    cost = 0.0
+    for block in solver.parts:
+        composed = [1 - free for free in model.free_columns()]
+        for t, term in enumerate(solver.terms):
+            table, rows = model.table(term), block.rows[term.side]
+            if term.features is None:
+                own = table[orders[term.side]][rows]
+                composed[term.side] = composed[term.side] + own
+                cost += 0.5 * float((solver.penalty[t][rows] * own.square()).sum())
+            else:
+                composed[term.side] = composed[term.side] + solver.features[t][block.part[term.side]](table)
+                cost += 0.5 * float((solver.penalty[t] * table.square()).sum())
+        r = block.ratings
+        errors = (composed[USER][r.users.long()] * composed[ITEM][r.items.long()]).sum(1) - r.values
+        cost += 0.5 * float((r.weights * errors.square()).sum())
+    assert cost == pytest.approx(float(objective.cost(model, weighted_ratings)))
+
+
+@pytest.mark.parametrize("step", ["plain", "implicit", "adagrad"])
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("item_ids", [True, False])
+def test_a_step_on_one_block_with_features_and_weights_is_its_formula(
+    weighted_ratings, odd_features, step, momentum, item_ids
+):
+    ratings, objective = weighted_ratings, Objective(0.7, 0.2, "rating")
+
+    def start() -> MatrixFactorization:
+        return a_model(ratings, item_ids=item_ids, **odd_features.options())
+
+    model = start()
+    generator = torch.Generator().manual_seed(0)
+    knobs = {"step": step, "momentum": momentum, "lr": 0.01, "lr_decay": 0.5, "blocks": (1, 1)}
+    solver, gradients = SGD(model, ratings, objective, generator=generator, **knobs), []
+    for _ in range(3):
+        gradients.append(objective.gradients(model, ratings))
+        solver.epoch()
+    for name, parameter in start().named_parameters():
+        x, v, squares = parameter.detach().clone(), 0.0, 0.0
+        n_terms = len(model.terms(USER if name.startswith("user") else ITEM))
+        curvature = n_terms * dense_curvature(name, ratings, odd_features)
+        for t, gradient in enumerate(gradients):
+            lr = 0.01 / (1 + 0.5 * t)
+            v = momentum * v + gradient[name]
+            squares = squares + v * v
+            divisor = {"plain": 1.0, "implicit": 1 + lr * curvature, "adagrad": squares.sqrt() + 1e-10}[step]
+            x = x - lr * v / divisor
+        torch.testing.assert_close(model.get_parameter(name).detach(), x, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def dense_curvature(name: str, ratings: Ratings, features: DenseFeatures) -> torch.Tensor:
+    """n_b of the rows of a parameter: their weights' sum, and Σ_r |F_rf| ‖F_r‖₁ n_r of a feature."""
+    W = torch.zeros(ratings.n_users, ratings.n_items, dtype=torch.float64)
+    W[ratings.users.long(), ratings.items.long()] = ratings.weights
+    side, *_, block = name.removesuffix(".weight").replace(".", "_").split("_")
+    n = W.sum(1 if side == "user" else 0)
+    if "feature" not in name:
+        return n[:, None]
+    F = getattr(features, side)[block].abs()
+    return (F * (F.sum(1) * n)[:, None]).sum(0)[:, None]
+
+
+@pytest.mark.parametrize("lr", [0.02, 0.2])
+def test_implicit_steps_stay_stable_with_features(planted, lr):
+    train, _ = planted
+    implicit = {f"{side}_features": {"implicit": implicit_features(train, f"{side}s")} for side in ("user", "item")}
+    objective, costs = Objective(0.1), []
+    for options in ({}, implicit):
+        model = a_model(train, **options)
+        solver = a_solver("sgd", model, train, objective, lr=lr)
+        for _ in range(20):
+            solver.epoch()
+        costs.append(float(objective.cost(model, train)))
+    assert costs[1] < 2 * costs[0]
+
+
 def test_the_implicit_step_stays_stable_where_the_plain_one_explodes(planted):
     train, _ = planted
 
@@ -257,6 +606,46 @@ def test_a_sweep_ends_where_the_gradient_of_the_half_solved_last_is_zero(odd_rat
             torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-8, rtol=0)
         else:
             assert not torch.equal(model.get_parameter(name), before[name])
+
+
+@pytest.mark.parametrize("scaling", ["row", "sqrt", "rating"])
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("item_ids", [False, True])
+@pytest.mark.parametrize("knobs", [{"solve": "cholesky", "cg_steps": 80}, {"solve": "cg", "cg_steps": 80}])
+def test_each_term_ends_where_the_gradient_of_its_parameters_is_zero(
+    weighted_ratings, odd_features, scaling, biases, item_ids, knobs, monkeypatch
+):
+    objective = Objective(0.7, 0.2, scaling)
+    model = a_model(weighted_ratings, biases=biases, item_ids=item_ids, init="uniform", **odd_features.options())
+    assign, seen = model.assign, []
+
+    def watched(term: Term, table: torch.Tensor) -> None:
+        assign(term, table)
+        gradients = objective.gradients(model, weighted_ratings)
+        for name in term.columns:
+            assert float(gradients[name].abs().max()) < 1e-8, name
+            seen.append(name)
+
+    monkeypatch.setattr(model, "assign", watched)
+    solver = a_solver("als", model, weighted_ratings, objective, **knobs)
+    for _ in range(2):
+        solver.epoch()
+    assert sorted(seen) == sorted(2 * list(dict(model.named_parameters())))
+
+
+def test_a_few_steps_on_the_weights_of_features_never_raise_the_cost(weighted_ratings, odd_features, monkeypatch):
+    objective, model = Objective(0.3), a_model(weighted_ratings, init="uniform", **odd_features.options())
+    costs, assign = [float(objective.cost(model, weighted_ratings))], model.assign
+
+    def watched(term: Term, table: torch.Tensor) -> None:
+        assign(term, table)
+        costs.append(float(objective.cost(model, weighted_ratings)))
+
+    monkeypatch.setattr(model, "assign", watched)
+    solver = a_solver("als", model, weighted_ratings, objective, cg_steps=1)
+    for _ in range(10):
+        solver.epoch()
+    assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(costs))
 
 
 def test_exact_and_iterative_sweeps_agree_block_by_block(odd_ratings, monkeypatch):

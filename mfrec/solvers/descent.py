@@ -107,7 +107,7 @@ class SGD:
     (1 − α)^n_b of itself, the plain step to 1 − α n_b, which diverges once α n_b > 2.  The implicit step, to
     1 / (1 + α n_b), never does (Toulis & Airoldi 2017), which is what lets a film with 3,000 ratings share α with one
     that has three.  Weights of features are stepped in every block alike; since rows with several features couple them,
-    their n_b is the bound Σ_r |F_rf| ‖F_r‖₁ n_r.
+    their n_b is the bound Σ_r |F_rf| ‖F_r‖₁ n_r, and since the T terms of a side step at once, each n_b counts T times.
 
     Args:
         lr: step size α of the first epoch.
@@ -119,7 +119,7 @@ class SGD:
 
     tuned: ClassVar[tuple[str, ...]] = ("lr", "lr_decay", "l2")
     takes: ClassVar[tuple[str, ...]] = ("features", "non-negative", "losses")
-    defaults: ClassVar[dict[str, Any]] = {}
+    defaults: ClassVar[dict[str, Any]] = {"rank": 128, "l2": 0.9, "patience": 5}
 
     def __init__(
         self,
@@ -181,8 +181,10 @@ class SGD:
             ones = torch.ones(pattern.shape[1], 1, dtype=ratings.values.dtype, device=ratings.device)
             plain = pattern.counts.to(ones.dtype)[:, None]
             counts.append(plain if weights is None else matmul(pattern, weights, ones))
+        model = self.model
         curvatures = [
-            counts[term.side] if term.features is None else features[part[term.side]].pull_bound(counts[term.side])
+            len(model.terms(term.side))
+            * (counts[term.side] if term.features is None else features[part[term.side]].pull_bound(counts[term.side]))
             for term, features in zip(self.terms, self.features, strict=True)
         ]
         return Block(rows, part, ratings, curvatures)

@@ -30,8 +30,8 @@ METHODS = {"l-bfgs-b": ("L-BFGS-B", "maxiter"), "cg": ("CG", "maxiter"), "tnc": 
 class QuasiNewton:
     """Quasi-Newton or conjugate gradients, by scipy.
 
-    In float64.  An epoch is a run of a few iterations, which starts the method anew from the tables as they are, so that
-    they are all its state.
+    In float64.  An epoch is a run of a few iterations, which starts the method anew from the tables as they are: they
+    are all its state.
 
     Args:
         method: l-bfgs-b, cg or tnc.
