@@ -83,7 +83,8 @@ class MatrixFactorization(nn.Module):
         biases: whether users and items have a bias.
         offset: () or (n_items,) what is added to every prediction; see `centring_offset`.
         scale: lowest and highest possible rating, for `predict(clip=True)`.
-        user_features, item_features: blocks of features by name, each with weights of its own, which start at zero.
+        user_features, item_features: blocks of features by name, each with weights of its own, which start at zero; the
+            model takes them over, and they follow its device and dtype.
         item_ids: whether items have factors and a bias of their own; without, they are what their features are.
         nonnegative: whether all factors and feature weights, but not the biases, are to stay at 0 or above.
         init: how the factors start, a name in `INITS`; biases start at zero.
@@ -120,13 +121,8 @@ class MatrixFactorization(nn.Module):
         if not item_ids and not item_features:
             raise InputError("items without ids of their own need features, such as genres; name some")
         generator = torch.Generator().manual_seed(0) if generator is None else generator
-        self.n_users, self.n_items, self.rank, self.biases, self.nonnegative = (
-            n_users,
-            n_items,
-            rank,
-            biases,
-            nonnegative,
-        )
+        self.n_users, self.n_items, self.rank = n_users, n_items, rank
+        self.biases, self.nonnegative = biases, nonnegative
         self.register_buffer("offset", None if offset is None else offset.to(dtype))
         self.register_buffer("scale", torch.tensor(scale, dtype=dtype))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from mfrec.datasets import Dataset
 from mfrec.errors import InputError
 from mfrec.model import ITEM, USER, MatrixFactorization, check_indices
+from mfrec.posterior import Posterior
 from mfrec.ratings import Ratings
 
 # Scores held at a time: 2^24 in float32 are 64 MiB.
@@ -143,9 +144,16 @@ def item_frame(dataset: Dataset, indices: Tensor, **values: Tensor) -> pd.DataFr
 
 
 def recommended_items(
-    dataset: Dataset, model: MatrixFactorization, user: int, n: int = 10, min_ratings: int = 5
+    dataset: Dataset,
+    model: MatrixFactorization,
+    user: int,
+    n: int = 10,
+    min_ratings: int = 5,
+    posterior: Posterior | None = None,
 ) -> pd.DataFrame:
     """The n items the user has not rated in the data with the highest predicted ratings, best first.
+
+    With the posterior that the model is the mean of, each with the deviation of its rating.
 
     Items with fewer than min_ratings ratings are left out: a film with a single 5-star rating has nothing else to be
     judged by.
@@ -154,7 +162,11 @@ def recommended_items(
     seen = dataset.ratings.select(dataset.ratings.users == user).to(device)
     known = dataset.ratings.item_counts >= min_ratings
     indices, predictions = top_n(model, torch.tensor([user], device=device), n, seen, candidates=known, clip=True)
-    return item_frame(dataset, indices[0], predicted=predictions[0])
+    columns = {"predicted": predictions[0]}
+    if posterior is not None:
+        found = indices[0].clamp_min(0)
+        columns["deviation"] = posterior.deviation(torch.full_like(found, user), found)
+    return item_frame(dataset, indices[0], **columns)
 
 
 def similar_items(

@@ -142,6 +142,27 @@ def test_what_a_solver_learns_is_no_option_of_its(solver: str, option: str, mfre
     assert said == (2, "", f"mfrec: {solver} needs no {flag}: it finds that out by itself; leave it out\n")
 
 
+def test_solvers_lists_every_solver_with_what_it_needs_and_takes(mfrec: Mfrec) -> None:
+    rows = {row["solver"]: row for row in loads_strictly(mfrec("solvers", "--json").out)}
+    assert list(rows) == list(SOLVERS)
+    assert rows["gibbs"]["to tune"] == rows["vb"]["to tune"] == "nothing"
+    assert rows["sgd"]["takes"] == "features, non-negative, losses"
+    assert "RMSE" not in rows["sgd"]
+    table = mfrec("solvers").out
+    assert all(re.search(rf"^  {name} ", table, re.MULTILINE) for name in SOLVERS)
+
+
+def test_solvers_measured_on_the_embedded_data_have_the_figures_that_train_gives(
+    mfrec: Mfrec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in SOLVERS if name != "als"]:
+        monkeypatch.delitem(SOLVERS, name)
+    (row,) = loads_strictly(mfrec("solvers", "--measure", "--json").out)
+    said = mfrec("train", "als", "--run-dir", tmp_path, "--json")
+    assert row["RMSE"] == loads_strictly(said.out)["test"]["rmse"]
+    assert row["seconds"] > 0
+
+
 def test_train_py_is_mfrec_train_with_nothing_on_stderr_where_nobody_watches(tiny: Path, tmp_path: Path) -> None:
     said = in_a_shell("--data", tiny, *SMALL, "--run-dir", tmp_path / "new" / "runs", "--json")
     assert (said.status, said.err) == (0, "")

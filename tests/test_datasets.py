@@ -62,7 +62,7 @@ def through_a_file(dataset: Dataset) -> Dataset:
 
 def assert_same(a: Dataset, b: Dataset) -> None:
     assert (a.name, a.scale) == (b.name, b.scale)
-    for column in ("users", "items", "values", "timestamps"):
+    for column in ("users", "items", "values", "timestamps", "weights"):
         x, y = getattr(a.ratings, column), getattr(b.ratings, column)
         assert (x is None and y is None) or (x.dtype == y.dtype and torch.equal(x, y))
     assert (a.ratings.n_users, a.ratings.n_items) == (b.ratings.n_users, b.ratings.n_items)
@@ -549,3 +549,23 @@ def test_planted_ratings_are_whole_only_when_asked() -> None:
 def test_an_impossible_number_of_planted_ratings_is_refused() -> None:
     for n in (29, 601):
         assert_refused("30 users × 20 items; give 30 to 600", 30, 20, n, generator=generator(), call=synthetic)
+
+
+def test_weights_come_from_a_column_stay_with_their_ratings_and_are_saved():
+    dataset = Dataset.from_frame(FRAME.assign(trust=[0.5, 1.0, 2.0]), weight="trust")
+    found = dict(zip(dataset.ratings.values.tolist(), dataset.ratings.weights.tolist(), strict=True))
+    assert found == {2.0: 0.5, 4.5: 1.0, 3.0: 2.0}
+    assert_same(through_a_file(dataset), dataset)
+    assert Dataset.from_frame(FRAME).ratings.weights is None
+
+
+@pytest.mark.parametrize(
+    ("trust", "message"),
+    [
+        ([1.0, None, 1.0], "weight .* in row 1 is not a finite number"),
+        ([1.0, 1.0, -1.0], "weight -1 is not above 0 and finite"),
+    ],
+)
+def test_weights_that_count_for_nothing_are_refused(trust, message):
+    with pytest.raises(InputError, match=message):
+        Dataset.from_frame(FRAME.assign(trust=trust), weight="trust")

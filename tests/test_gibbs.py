@@ -11,7 +11,7 @@ from mfrec.objective import Objective
 from mfrec.ratings import Ratings
 from mfrec.solvers import gibbs as gibbs_module
 from mfrec.solvers.gibbs import Gibbs
-from mfrec.solvers.ridge import sides_of
+from mfrec.solvers.ridge import sides_of, weighed_by
 
 N_DRAWS = 1200
 
@@ -57,7 +57,7 @@ def test_a_draw_of_a_table_has_the_mean_and_covariance_of_its_conditional(rating
     sampler = a_sampler(ratings)
     sampler.alpha = 1.7
     sampler.noise = [torch.rand(n, 1, dtype=torch.float64, generator=sampler.generator) + 0.5 for n in (6, 5)]
-    sampler._weigh()
+    sampler.sides = weighed_by(sampler.sides, ratings, sampler.noise)
     term, model = sampler.terms[term_number], sampler.model
     k = model.rank + 2
     free = sampler.sides[term.side].free[0].nonzero()[:, 0]
@@ -203,7 +203,7 @@ def test_the_chain_and_the_prior_have_the_same_joint_distribution(monkeypatch):
     for _ in range(2000):
         ratings.values = data()
         sampler.sides = sides_of(model, ratings)
-        sampler._weigh()
+        sampler.sides = weighed_by(sampler.sides, ratings, sampler.noise)
         sampler.epoch()
         chain.append(moments(ratings.values))
     (one, error), (other, other_error) = batch_errors(expected), batch_errors(torch.stack(chain)[200:])

@@ -217,3 +217,12 @@ def test_folds_out_of_range_are_refused() -> None:
     for k in (1, 5):
         with pytest.raises(InputError, match="give from 2 to 4"):
             k_folds(Ratings.from_dense(torch.ones(2, 2)), k, generator())
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.9])
+def test_cold_items_holds_out_all_ratings_of_a_share_of_the_rated_items(fraction: float) -> None:
+    items = torch.tensor([0, 0, 1, 3, 3, 3, 4, 5, 6, 7, 8, 9, 10])
+    ratings = Ratings(torch.arange(13), items, torch.ones(13), n_items=12)  # items 2 and 11 have no rating
+    kept, held = ratings.split(SPLITS["cold-items"](ratings, fraction, generator()))
+    assert not set(kept.items.tolist()) & set(held.items.tolist())
+    assert len(set(held.items.tolist())) == round(fraction * 10)

@@ -48,5 +48,6 @@ def test_its_flags_exist():
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
     flags = {f"--{f.replace('_', '-')}" for kind in cli.VERBS.values() for f in kind.__dataclass_fields__}
     flags |= {f"--{knob.name.replace('_', '-')}" for name in SOLVERS for knob in cli.train.knobs(name)}
-    others = {"--help", "--logdir", "--inplace", "--seeds", "--solvers", "--shared"}  # of other programs
+    flags |= {flag.replace("--", "--no-") for flag in flags}
+    others = {"--help", "--logdir", "--inplace", "--seeds", "--tables", "--shared", "--device"}  # of other programs
     assert shown <= flags | others

@@ -9,8 +9,10 @@ from mfrec import recommend
 from mfrec.datasets import synthetic
 from mfrec.errors import InputError
 from mfrec.model import MatrixFactorization
+from mfrec.objective import Objective
 from mfrec.ratings import Ratings
 from mfrec.recommend import item_frame, recommended_items, similar, similar_items, similar_users, top_n
+from mfrec.solvers.gibbs import Gibbs
 
 
 def a_model(n_users: int, n_items: int, seed: int) -> MatrixFactorization:
@@ -129,3 +131,16 @@ def test_similar_users_have_ratings_enough_and_come_by_id():
     a, b = model.user_factors.weight[first].detach()
     assert found["cosine"][0] == pytest.approx(float(torch.cosine_similarity(a, b, dim=0)), abs=1e-6)
     assert found["cosine"].is_monotonic_decreasing
+
+
+def test_recommendations_of_a_posterior_tell_their_deviations():
+    generator = torch.Generator().manual_seed(0)
+    dataset = synthetic(30, 20, 200, generator=generator)
+    model = MatrixFactorization.from_ratings(dataset.ratings, 2, generator=generator)
+    solver = Gibbs(model, dataset.ratings, Objective(), generator=generator, burn_in=1)
+    for _ in range(6):
+        solver.epoch()
+    found = recommended_items(dataset, solver.posterior.mean_model(), 7, 5, 1, solver.posterior)
+    items = torch.tensor([dataset.item_ids.get_loc(item) for item in found["id"]])
+    expected = solver.posterior.deviation(torch.full((5,), 7), items)
+    assert found["deviation"].tolist() == pytest.approx(expected.tolist())

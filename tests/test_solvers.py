@@ -732,3 +732,25 @@ def test_every_solver_that_converges_lands_on_the_minimum_of_the_course_exercise
             break
     assert costs[-1] == pytest.approx(38951.848, abs=0.01)
     assert rmse(model.predict_observed(anchor), anchor.values) == pytest.approx(0.7798, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("ability", ["features", "non-negative", "losses"])
+def test_a_solver_takes_what_it_says_and_refuses_the_rest_by_name(name, ability, odd_ratings):
+    def absolute(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (predictions - targets).abs(), (predictions - targets).sign()
+
+    options, objective = {}, Objective(1.0)
+    if ability == "features":
+        options["user_features"] = {"implicit": implicit_features(odd_ratings, "users")}
+    elif ability == "non-negative":
+        options["nonnegative"] = True
+    else:
+        objective = Objective(1.0, loss=absolute)
+    model = a_model(odd_ratings, **options)
+    if ability in SOLVERS[name].takes:
+        a_solver(name, model, odd_ratings, objective).epoch()
+        assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    else:
+        with pytest.raises(InputError, match=f"^{name} "):
+            a_solver(name, model, odd_ratings, objective)

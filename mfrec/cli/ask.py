@@ -71,12 +71,12 @@ class Recommend:
 
     def __call__(self) -> int:
         run = Run.open(self.run)
-        model, dataset, _, _ = run.trained()
+        model, dataset, _, posterior = run.trained()
         user = dataset.user_index(self.user)
         if self.json:
-            _print_json(recommended_items(dataset, model, user, self.number, self.min_ratings))
+            _print_json(recommended_items(dataset, model, user, self.number, self.min_ratings, posterior))
         else:
-            report.print_recommendations(dataset, model, user, self.number, self.min_ratings)
+            report.print_recommendations(dataset, model, user, self.number, self.min_ratings, posterior)
         return 0
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from mfrec.datasets import Dataset
 from mfrec.fit import Epoch
 from mfrec.model import MatrixFactorization
+from mfrec.posterior import Posterior
 from mfrec.recommend import item_frame, recommended_items
 
 
@@ -45,6 +46,7 @@ def epoch_progress(epochs: int, done: int, solver: str, *, quiet: bool = False) 
 FORMATS = {
     "rating": ".1f",
     "predicted": ".2f",
+    "deviation": ".2f",
     "cosine": ".3f",
     "RMSE": ".4f",
     "MAE": ".4f",
@@ -84,10 +86,15 @@ def print_items(title: str, items: pd.DataFrame) -> None:
 
 
 def print_recommendations(
-    dataset: Dataset, model: MatrixFactorization, user: int, n: int = 10, min_ratings: int = 5
+    dataset: Dataset,
+    model: MatrixFactorization,
+    user: int,
+    n: int = 10,
+    min_ratings: int = 5,
+    posterior: Posterior | None = None,
 ) -> None:
     """What the user rated highest, and under it what is recommended."""
-    recommended = recommended_items(dataset, model, user, n, min_ratings)
+    recommended = recommended_items(dataset, model, user, n, min_ratings, posterior)
     own = dataset.ratings.select(dataset.ratings.users == user)
     liked = torch.argsort(own.values, descending=True, stable=True)[:5]
     name = dataset.user_ids[user]

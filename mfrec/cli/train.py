@@ -244,7 +244,8 @@ class Train:
         print(f"{self.solver} on {dataset.name}: {progress.epoch} epochs{best}, {progress.seconds:.1f} s")
         report.print_errors("test part", self._against_baselines(experiment, measured))
         counts = experiment.parts["train"].user_counts
-        report.print_recommendations(dataset, model, int(torch.argsort(counts, stable=True)[len(counts) // 2]))
+        middling = int(torch.argsort(counts, stable=True)[len(counts) // 2])
+        report.print_recommendations(dataset, model, middling, posterior=posterior_of(solver))
         most_rated = int(experiment.parts["train"].item_counts.argmax())
         report.print_items(f"similar to {dataset.title(most_rated)}", similar_items(dataset, model, most_rated, 5))
         print(f"run folder  {run.path}")

@@ -64,6 +64,7 @@ class Dataset:
         item: str = "item",
         rating: str = "rating",
         timestamp: str | None = None,
+        weight: str | None = None,
         users: pd.DataFrame | None = None,
         items: pd.DataFrame | None = None,
         scale: Scale | None = None,
@@ -76,6 +77,7 @@ class Dataset:
         Args:
             user, item, rating: names of columns; ids are integers or strings, ratings finite numbers.
             timestamp: name of a column of whole seconds since 1970, or of datetimes; by default "timestamp" if any.
+            weight: name of a column of how much each rating counts, above 0; by default each counts 1.
             users: a row a user, with its id in a column named as `user`, and any further columns.  Of those numbers
                 become Int64 or Float64, tuples and lists tuples of str, and all else str; a missing value stays so.
             items: a row an item, with its id in a column named as `item`, any of title, year, genres (a tuple, a list,
@@ -83,7 +85,7 @@ class Dataset:
                 titles such as "Toy Story (1995)".
             scale: lowest and highest possible rating; a rating outside is refused.
             duplicates: which of several ratings of an item by a user is kept, in the order of the rows; "mean" is of
-                the ratings, at their latest timestamp; "error" refuses them.
+                the ratings, at their latest timestamp and weight; "error" refuses them.
             official_splits: masks over the rows of df, True for the test part.
 
         Raises:
@@ -91,7 +93,7 @@ class Dataset:
         """
         if timestamp is None and "timestamp" in df.columns:
             timestamp = "timestamp"
-        absent = [c for c in (user, item, rating, timestamp) if c is not None and c not in df.columns]
+        absent = [c for c in (user, item, rating, timestamp, weight) if c is not None and c not in df.columns]
         if absent:
             raise InputError(f"the frame has no column {absent[0]!r}, but {', '.join(map(str, df.columns))}; name it")
         values = checked_ratings(df[rating], scale)
@@ -107,6 +109,7 @@ class Dataset:
             len(user_ids),
             len(item_ids),
             None if timestamps is None else torch.from_numpy(timestamps),
+            None if weight is None else torch.from_numpy(checked_ratings(df[weight], None, "weight")[kept]),
         )
         if scale is None:
             scale = float(ratings.values.min()), float(ratings.values.max())
@@ -185,6 +188,7 @@ class Dataset:
             "items": self.ratings.items,
             "values": self.ratings.values,
             "timestamps": self.ratings.timestamps,
+            "weights": self.ratings.weights,
             "user_ids": self.user_ids.tolist(),
             "item_ids": self.item_ids.tolist(),
             "user_columns": plain_columns(self.users),
@@ -197,7 +201,9 @@ class Dataset:
         """The inverse of `state_dict`."""
         user_ids, item_ids = id_index(state["user_ids"]), id_index(state["item_ids"])
         sizes = len(user_ids), len(item_ids)
-        ratings = Ratings(state["users"], state["items"], state["values"], *sizes, state["timestamps"])
+        ratings = Ratings(
+            state["users"], state["items"], state["values"], *sizes, state["timestamps"], state["weights"]
+        )
         users, items = table_of(state["user_columns"], sizes[0]), table_of(state["item_columns"], sizes[1])
         low, high = state["scale"]
         return cls(state["name"], ratings, user_ids, item_ids, users, items, (low, high))

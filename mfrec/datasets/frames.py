@@ -22,8 +22,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-def checked_ratings(column: pd.Series, scale: Scale | None) -> Floats:
-    """The ratings as floats, each a finite number on the scale, if one is declared."""
+def checked_ratings(column: pd.Series, scale: Scale | None, kind: str = "rating") -> Floats:
+    """The ratings, or their weights, as floats, each a finite number on the scale, if one is declared."""
     if not len(column):
         raise InputError("the frame has no ratings; give it one row a rating")
     values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
@@ -31,8 +31,8 @@ def checked_ratings(column: pd.Series, scale: Scale | None) -> Floats:
     if bad.any():
         first = int(bad.argmax())
         raise InputError(
-            f"rating {_shown(column.iloc[first])} in row {column.index[first]} is not a finite number "
-            f"({bad.sum():,} of {len(values):,} are not); drop such rows or give them a rating"
+            f"{kind} {_shown(column.iloc[first])} in row {column.index[first]} is not a finite number "
+            f"({bad.sum():,} of {len(values):,} are not); drop such rows or give them a {kind}"
         )
     if scale is not None:
         low, high = scale

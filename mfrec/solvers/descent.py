@@ -176,17 +176,18 @@ class SGD:
         ]
 
     def _block(self, rows: tuple[slice, slice], part: tuple[int, int], ratings: Ratings) -> Block:
+        """A block with the n_b of its terms, where ratings have weights the sums of these."""
         counts = []
         for pattern, weights in ((ratings.by_user, ratings.weights), (ratings.by_item, ratings.by_item_weights)):
             ones = torch.ones(pattern.shape[1], 1, dtype=ratings.values.dtype, device=ratings.device)
             plain = pattern.counts.to(ones.dtype)[:, None]
             counts.append(plain if weights is None else matmul(pattern, weights, ones))
-        model = self.model
-        curvatures = [
-            len(model.terms(term.side))
-            * (counts[term.side] if term.features is None else features[part[term.side]].pull_bound(counts[term.side]))
-            for term, features in zip(self.terms, self.features, strict=True)
-        ]
+        curvatures = []
+        for term, features in zip(self.terms, self.features, strict=True):
+            own = (
+                counts[term.side] if term.features is None else features[part[term.side]].pull_bound(counts[term.side])
+            )
+            curvatures.append(own * len(self.model.terms(term.side)))
         return Block(rows, part, ratings, curvatures)
 
     @torch.no_grad()
@@ -222,7 +223,7 @@ class SGD:
         _, errors = self.objective.losses(sampled_dot(ratings.by_user, users, items), ratings.values, ratings)
         gradients = table_gradients(ratings, errors, users, items)
         for t, (term, view, own) in enumerate(zip(self.terms, views, features, strict=True)):
-            rows = slice(None) if own else block.rows[term.side]
+            rows = slice(None) if own is not None else block.rows[term.side]
             g = gradients[term.side] if own is None else own.pull(gradients[term.side])
             g = g.addcmul(self.penalty[t][rows], view).mul_(self.free[term.side])
             if self.momentum:

@@ -38,7 +38,7 @@ from mfrec.model import ITEM, USER, MatrixFactorization, Term
 from mfrec.objective import Objective, squared_error
 from mfrec.posterior import NOISE_SHAPE, Samples
 from mfrec.ratings import Ratings
-from mfrec.solvers.ridge import minimize_by_cg, problem, sides_of
+from mfrec.solvers.ridge import minimize_by_cg, problem, sides_of, weighed_by
 from mfrec.sparse import matmul, sampled_dot
 
 # a and b of every Gamma prior, by shape and rate: as much evidence as one observation.
@@ -153,15 +153,7 @@ class Gibbs:
             counts = pattern.counts.double()[:, None]
             drawn = self._gamma(NOISE_SHAPE + 0.5 * counts, NOISE_SHAPE + 0.5 * self.alpha * sums)
             self.noise[side] = drawn.to(squares.dtype)
-        self._weigh()
-
-    def _weigh(self) -> None:
-        """Make v = τ_j τ_i w the weights of the ratings."""
-        if not self.same_noise:
-            weights = self.ratings.weighted(sampled_dot(self.ratings.by_user, *self.noise))
-            transposed = weights.index_select(0, self.ratings.item_order)
-            users, items = self.sides
-            self.sides = users._replace(weights=weights), items._replace(weights=transposed)
+        self.sides = weighed_by(self.sides, ratings, self.noise)
 
     def _draw_prior(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(λ, m), each (k,), of a side's own rows."""

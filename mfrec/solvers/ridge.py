@@ -23,6 +23,7 @@ is `matmul(R, w ∘ sampled_dot(R, F D, X̃), X̃)` and Fᵀ of it: no k × k ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,13 @@ def sides_of(model: MatrixFactorization, ratings: Ratings) -> tuple[Side, Side]:
         Side(ratings.by_user, targets, ratings.weights, free[USER]),
         Side(ratings.by_item, transposed, ratings.by_item_weights, free[ITEM]),
     )
+
+
+def weighed_by(sides: tuple[Side, Side], ratings: Ratings, noise: Sequence[Tensor]) -> tuple[Side, Side]:
+    """The sides with the weights τ_j τ_i w, where w are the ratings' own and τ the users' and items', (n, 1) each."""
+    weights = ratings.weighted(sampled_dot(ratings.by_user, noise[USER], noise[ITEM]))
+    transposed = weights.index_select(0, ratings.item_order)
+    return sides[USER]._replace(weights=weights), sides[ITEM]._replace(weights=transposed)
 
 
 class Problem:

@@ -34,7 +34,7 @@ from mfrec.model import ITEM, USER, MatrixFactorization
 from mfrec.objective import Objective, squared_error
 from mfrec.posterior import NOISE_SHAPE, MeanField
 from mfrec.ratings import Ratings
-from mfrec.solvers.ridge import Side, minimize_by_cg, problem, sides_of
+from mfrec.solvers.ridge import Side, minimize_by_cg, problem, sides_of, weighed_by
 from mfrec.sparse import matmul, sampled_dot
 
 # Sweeps before λ, τ and α are learned: a λ told from factors that have not yet left zero would keep them there.
@@ -52,7 +52,7 @@ class VariationalBayes:
 
     tuned: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
-    defaults: ClassVar[dict[str, Any]] = {"rank": 14, "epochs": 18, "valid_fraction": 0.0, "l2": 0.0}
+    defaults: ClassVar[dict[str, Any]] = {"rank": 14, "epochs": 16, "valid_fraction": 0.0, "l2": 0.0}
     learned: ClassVar[tuple[str, ...]] = ("l2", "bias_l2", "scaling")
 
     def __init__(
@@ -85,7 +85,7 @@ class VariationalBayes:
         ]
         # A and B of the rows of either side, (n, 1): at first as the prior has them.
         self.gammas = [torch.full((2, n, 1), NOISE_SHAPE, dtype=torch.float64, device=ratings.device) for n in sizes]
-        self._weigh()
+        self.sides = weighed_by(self.sides, self.ratings, self._noise())
         self.epochs = 0
 
     @property
@@ -124,17 +124,11 @@ class VariationalBayes:
             self.alpha = len(self.ratings) / float(sums.sum())
             sums = sums / self._noise()[side].double()
             self.gammas[side] = NOISE_SHAPE + 0.5 * torch.stack([counts.double()[:, None], self.alpha * sums])
-            self._weigh()
+            self.sides = weighed_by(self.sides, self.ratings, self._noise())
 
     def _noise(self) -> list[Tensor]:
         """t of users and of items, each (n, 1)."""
         return [(shape / rate).to(self.model.scale.dtype) for shape, rate in self.gammas]
-
-    def _weigh(self) -> None:
-        """Make ω = t_j t_i w the weights of the ratings."""
-        weights = self.ratings.weighted(sampled_dot(self.ratings.by_user, *self._noise()))
-        transposed = weights.index_select(0, self.ratings.item_order)
-        self.sides = (self.sides[USER]._replace(weights=weights), self.sides[ITEM]._replace(weights=transposed))
 
     def _sum(self, side: Side, rows: Tensor) -> Tensor:
         """Σ ω over each row's observed entries of the other side's rows."""
@@ -188,4 +182,4 @@ class VariationalBayes:
         self.precision = [tensor.to(device) for tensor in state["precision"]]
         self.variances = [tensor.to(device) for tensor in state["posterior"]["variances"]]
         self.gammas = [tensor.to(device) for tensor in state["gammas"]]
-        self._weigh()
+        self.sides = weighed_by(self.sides, self.ratings, self._noise())
