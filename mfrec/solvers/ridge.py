@@ -87,11 +87,12 @@ class Problem:
         push: Tensor | None = None,
     ) -> None:
         self.side, self.own, self.other, self.ridge, self.features = side, own, other, ridge, features
-        right = self._pull(matmul(side.pattern, self._weighted(residuals), other)) - ridge * own
+        right = self._pull(matmul(side.pattern, self.weighted(residuals), other)) - ridge * own
         self.right = (right if push is None else right + push) * side.free
         self.residuals = residuals
 
-    def _weighted(self, numbers: Tensor) -> Tensor:
+    def weighted(self, numbers: Tensor) -> Tensor:
+        """Numbers of the entries, each times its weight."""
         return numbers if self.side.weights is None else numbers * self.side.weights
 
     def _pull(self, rows: Tensor) -> Tensor:
@@ -100,12 +101,12 @@ class Problem:
     def hessian(self, change: Tensor) -> Tensor:
         """H(D) of a change D whose other than free columns are 0."""
         rows = change if self.features is None else self.features(change)
-        seen = self._weighted(sampled_dot(self.side.pattern, rows, self.other))
+        seen = self.weighted(sampled_dot(self.side.pattern, rows, self.other))
         return (self._pull(matmul(self.side.pattern, seen, self.other)) + self.ridge * change) * self.side.free
 
     def diagonal(self) -> Tensor:
         """The diagonal of H, shaped like the table; 1 where a column is not free."""
-        ones = self._weighted(torch.ones(len(self.side.pattern.col), dtype=self.own.dtype, device=self.own.device))
+        ones = self.weighted(torch.ones(len(self.side.pattern.col), dtype=self.own.dtype, device=self.own.device))
         rows = matmul(self.side.pattern, ones, self.other.square())
         pulled = rows if self.features is None else self.features.pull_squares(rows)
         diagonal = pulled + self.ridge
@@ -184,7 +185,7 @@ def minimize_by_columns(problem: Problem, rank: int) -> Tensor:
     ridge, curvature = problem.ridge.expand_as(table), problem.diagonal()
     for a in side.free[0].nonzero()[:, 0].tolist():
         partner = other[:, a : a + 1]
-        gradient = ridge[:, a] * table[:, a] - matmul(side.pattern, problem._weighted(residuals), partner)[:, 0]
+        gradient = ridge[:, a] * table[:, a] - matmul(side.pattern, problem.weighted(residuals), partner)[:, 0]
         new = table[:, a] - gradient / curvature[:, a]
         new = new.clamp_min(0) if a < rank else new
         change = (new - table[:, a])[:, None]
