@@ -120,14 +120,19 @@ def peer_row(name: str, dataset: datasets.Dataset, splits: list[tuple[str, int]]
     for split, seed in splits:
         mask = dataset.test_mask(split, 0.1, torch.Generator().manual_seed(seed))
         train, test = dataset.ratings.split(mask)
-        users, items, values, test_users, test_items = (
-            t.numpy() for t in (train.users, train.items, train.values, test.users, test.items)
+        held = peers.Split(
+            train.users.numpy(),
+            train.items.numpy(),
+            train.values.numpy(),
+            test.users.numpy(),
+            test.items.numpy(),
+            train.n_users,
+            train.n_items,
+            dataset.scale,
+            seed,
         )
-        sizes = train.n_users, train.n_items
         try:
-            predictions, took = peers.PEERS[name](
-                users, items, values, test_users, test_items, *sizes, dataset.scale, seed
-            )
+            predictions, took = peers.PEERS[name](held)
         except ImportError as error:
             print(f"| {name}: {error} | | | |", flush=True)
             return

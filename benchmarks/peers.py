@@ -2,7 +2,7 @@
 
     pip install -e ".[bench]"
 
-A function takes the training ratings and the test pairs as index arrays, and returns the test predictions, clipped to
+A function takes a `Split` and returns the test predictions, clipped to
 the scale, and the seconds of the training call alone: the conversion of the ratings to what the package reads, and its
 prediction, are left out.  A package is imported by the function that needs it, so that a missing one is an ImportError
 and the others still run.  Each uses two threads where it can.
@@ -19,7 +19,7 @@ import io
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,20 +32,26 @@ LARGE = 500_000  # ratings
 Indices = npt.NDArray[np.integer[Any]]
 Values = npt.NDArray[np.floating[Any]]
 Measured = tuple[Values, float]
-Peer = Callable[[Indices, Indices, Values, Indices, Indices, int, int, tuple[float, float], int], Measured]
 
 
-def surprise_svd(
-    train_users: Indices,
-    train_items: Indices,
-    train_values: Values,
-    test_users: Indices,
-    test_items: Indices,
-    n_users: int,
-    n_items: int,
-    scale: tuple[float, float],
-    seed: int,
-) -> Measured:
+class Split(NamedTuple):
+    """Training ratings and test pairs, as index arrays, and what a package needs beside."""
+
+    train_users: Indices
+    train_items: Indices
+    train_values: Values
+    test_users: Indices
+    test_items: Indices
+    n_users: int
+    n_items: int
+    scale: tuple[float, float]
+    seed: int
+
+
+Peer = Callable[[Split], Measured]
+
+
+def surprise_svd(split: Split) -> Measured:
     """Surprise SVD: SGD with biases, one thread, always in the same order, user by user.
 
     Chosen on a validation part: rank 128, lr 0.005, start 0.01; large: l2 0.04, 50 epochs (validation RMSE 0.8396);
@@ -53,29 +59,19 @@ def surprise_svd(
     """
     from surprise import SVD, Dataset, Reader
 
-    l2, epochs = (0.04, 50) if len(train_values) > LARGE else (0.07, 80)
-    table = pd.DataFrame({"user": train_users, "item": train_items, "value": train_values})
-    training = Dataset.load_from_df(table, Reader(rating_scale=scale)).build_full_trainset()
-    model = SVD(n_factors=128, n_epochs=epochs, lr_all=0.005, reg_all=l2, init_std_dev=0.01, random_state=seed)
+    l2, epochs = (0.04, 50) if len(split.train_values) > LARGE else (0.07, 80)
+    table = pd.DataFrame({"user": split.train_users, "item": split.train_items, "value": split.train_values})
+    training = Dataset.load_from_df(table, Reader(rating_scale=split.scale)).build_full_trainset()
+    model = SVD(n_factors=128, n_epochs=epochs, lr_all=0.005, reg_all=l2, init_std_dev=0.01, random_state=split.seed)
     began = time.perf_counter()
     model.fit(training)
     seconds = time.perf_counter() - began
-    pairs = zip(test_users.tolist(), test_items.tolist(), strict=True)
+    pairs = zip(split.test_users.tolist(), split.test_items.tolist(), strict=True)
     tested = model.test([(user, item, 0.0) for user, item in pairs])
-    return np.clip(np.array([prediction.est for prediction in tested]), *scale), seconds
+    return np.clip(np.array([prediction.est for prediction in tested]), *split.scale), seconds
 
 
-def cornac_mf(
-    train_users: Indices,
-    train_items: Indices,
-    train_values: Values,
-    test_users: Indices,
-    test_items: Indices,
-    n_users: int,
-    n_items: int,
-    scale: tuple[float, float],
-    seed: int,
-) -> Measured:
+def cornac_mf(split: Split) -> Measured:
     """cornac MF: SGD with biases, lock-free on two threads, the ratings shuffled once; no two runs agree to the bit.
 
     Chosen on a validation part: rank 128, lr 0.005, start 0.01; large: l2 0.035, 50 epochs (validation RMSE 0.8392,
@@ -85,42 +81,36 @@ def cornac_mf(
     from cornac.models import MF
 
     rank, start = 128, 0.01
-    l2, epochs = (0.035, 50) if len(train_values) > LARGE else (0.07, 80)
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(train_values))
+    l2, epochs = (0.035, 50) if len(split.train_values) > LARGE else (0.07, 80)
+    generator = np.random.default_rng(split.seed)
+    order = generator.permutation(len(split.train_values))
     columns = (
-        train_users[order].astype(np.int64),
-        train_items[order].astype(np.int64),
-        train_values[order].astype(float),
+        split.train_users[order].astype(np.int64),
+        split.train_items[order].astype(np.int64),
+        split.train_values[order].astype(float),
     )
-    training = Dataset(n_users, n_items, {u: u for u in range(n_users)}, {i: i for i in range(n_items)}, columns)
+    training = Dataset(
+        split.n_users,
+        split.n_items,
+        {u: u for u in range(split.n_users)},
+        {i: i for i in range(split.n_items)},
+        columns,
+    )
     # Started here, because cornac holds itself to one thread when it is given a seed.
     factors = {
-        "U": generator.normal(0.0, start, (n_users, rank)).astype(np.float32),
-        "V": generator.normal(0.0, start, (n_items, rank)).astype(np.float32),
+        "U": generator.normal(0.0, start, (split.n_users, rank)).astype(np.float32),
+        "V": generator.normal(0.0, start, (split.n_items, rank)).astype(np.float32),
     }
     model = MF(k=rank, max_iter=epochs, learning_rate=0.005, lambda_reg=l2, num_threads=THREADS, init_params=factors)
     began = time.perf_counter()
     model.fit(training)
     seconds = time.perf_counter() - began
-    predictions = np.einsum("nk,nk->n", model.u_factors[test_users], model.i_factors[test_items])
-    predictions += model.global_mean + model.u_biases[test_users] + model.i_biases[test_items]
-    return np.clip(predictions, *scale), seconds
+    predictions = np.einsum("nk,nk->n", model.u_factors[split.test_users], model.i_factors[split.test_items])
+    predictions += model.global_mean + model.u_biases[split.test_users] + model.i_biases[split.test_items]
+    return np.clip(predictions, *split.scale), seconds
 
 
-def cmfrec_als(
-    train_users: Indices,
-    train_items: Indices,
-    train_values: Values,
-    test_users: Indices,
-    test_items: Indices,
-    n_users: int,
-    n_items: int,
-    scale: tuple[float, float],
-    seed: int,
-    *,
-    implicit: bool = False,
-) -> Measured:
+def cmfrec_als(split: Split, *, implicit: bool = False) -> Measured:
     """cmfrec CMF: ALS by conjugate gradients with biases, l2 times a row's ratings; what only new users need is off.
 
     With `implicit` it also factorizes who rated what.
@@ -130,9 +120,11 @@ def cmfrec_als(
     """
     from cmfrec import CMF
 
-    large = len(train_values) > LARGE
+    large = len(split.train_values) > LARGE
     l2 = (0.08 if implicit else 0.07) if large else 0.13
-    ratings = sparse.coo_matrix((train_values.astype(np.float32), (train_users, train_items)), (n_users, n_items))
+    ratings = sparse.coo_matrix(
+        (split.train_values.astype(np.float32), (split.train_users, split.train_items)), (split.n_users, split.n_items)
+    )
     model = CMF(
         k=128 if large else 64,
         lambda_=np.array([0.03, 0.03, l2, l2, l2, l2]),
@@ -142,29 +134,17 @@ def cmfrec_als(
         w_implicit=0.7 if large else 1.0,
         finalize_chol=False,
         precompute_for_predictions=False,
-        random_state=seed,
+        random_state=split.seed,
         nthreads=THREADS,
         verbose=False,
     )
     began = time.perf_counter()
     model.fit(ratings)
     seconds = time.perf_counter() - began
-    return np.clip(model.predict(test_users, test_items), *scale), seconds
+    return np.clip(model.predict(split.test_users, split.test_items), *split.scale), seconds
 
 
-def myfm_gibbs(
-    train_users: Indices,
-    train_items: Indices,
-    train_values: Values,
-    test_users: Indices,
-    test_items: Indices,
-    n_users: int,
-    n_items: int,
-    scale: tuple[float, float],
-    seed: int,
-    *,
-    implicit: bool = False,
-) -> Measured:
+def myfm_gibbs(split: Split, *, implicit: bool = False) -> Measured:
     """myFM: a Bayesian factorization machine of user and item by Gibbs sampling, one thread.
 
     With `implicit`, what a user rated and who rated an item are features too (SVD++ on both sides).
@@ -175,28 +155,32 @@ def myfm_gibbs(
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar, and a warning about pkg_resources
         from myfm import MyFMRegressor, RelationBlock
 
-        large = len(train_values) > LARGE
+        large = len(split.train_values) > LARGE
         sweeps = 100 if implicit and large else 200
-        seen = sparse.coo_matrix((np.ones(len(train_users)), (train_users, train_items)), (n_users, n_items))
+        seen = sparse.coo_matrix(
+            (np.ones(len(split.train_users)), (split.train_users, split.train_items)), (split.n_users, split.n_items)
+        )
         users, items = _features(seen.tocsr(), implicit), _features(seen.T.tocsr(), implicit)
 
         def blocks(user_indices: Indices, item_indices: Indices) -> list[Any]:
             pairs = (user_indices, users), (item_indices, items)
             return [RelationBlock(indices.astype(np.int64), features) for indices, features in pairs]
 
-        model = MyFMRegressor(rank=32 if large else 16 if implicit else 8, random_seed=seed)
+        model = MyFMRegressor(rank=32 if large else 16 if implicit else 8, random_seed=split.seed)
         began = time.perf_counter()
         model.fit(
             None,
-            train_values.astype(np.float64),
-            X_rel=blocks(train_users, train_items),
+            split.train_values.astype(np.float64),
+            X_rel=blocks(split.train_users, split.train_items),
             n_iter=sweeps,
             n_kept_samples=sweeps - 20,
-            group_shapes=[n_users, n_items, n_items, n_users] if implicit else [n_users, n_items],
+            group_shapes=[split.n_users, split.n_items, split.n_items, split.n_users]
+            if implicit
+            else [split.n_users, split.n_items],
         )
         seconds = time.perf_counter() - began
-        predictions = model.predict(None, blocks(test_users, test_items), n_workers=THREADS)
-    return np.clip(predictions, *scale), seconds
+        predictions = model.predict(None, blocks(split.test_users, split.test_items), n_workers=THREADS)
+    return np.clip(predictions, *split.scale), seconds
 
 
 def _features(seen: Any, implicit: bool) -> Any:

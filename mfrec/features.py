@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mfrec.datasets import Dataset
+from mfrec.datasets.frames import is_missing
 from mfrec.errors import InputError, unknown
 from mfrec.ratings import Pattern, Ratings
 from mfrec.sparse import matmul
@@ -151,14 +152,14 @@ def column_features(column: pd.Series, n_bins: int = BINS) -> Features:
 
     A row whose value is missing has no feature.
     """
-    known = [value for value in column if _known(value)]
+    known = [value for value in column if not is_missing(value)]
     name = str(column.name)
     if any(isinstance(value, tuple) for value in known):
-        sets = [tuple(dict.fromkeys(value)) if _known(value) else () for value in column]
+        sets = [() if is_missing(value) else tuple(dict.fromkeys(value)) for value in column]
     elif known and all(isinstance(value, int | float | np.number) for value in known):
         sets = [() if label is None else (label,) for label in _bins(column, n_bins)]
     else:
-        sets = [(str(value),) if _known(value) else () for value in column]
+        sets = [() if is_missing(value) else (str(value),) for value in column]
     labels = {label: n for n, label in enumerate(sorted({label for row in sets for label in row}))}
     if not labels:
         raise InputError(f"column {name!r} has no values; leave it out of the features")
@@ -167,10 +168,6 @@ def column_features(column: pd.Series, n_bins: int = BINS) -> Features:
     values = [len(found) ** -0.5 for found in sets for _ in found]
     names = [f"{name} {label}" for label in labels]
     return Features(torch.tensor(rows), torch.tensor(columns), torch.tensor(values), len(column), names)
-
-
-def _known(value: object) -> bool:
-    return not (value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)))
 
 
 def _bins(column: pd.Series, n_bins: int) -> list[str | None]:

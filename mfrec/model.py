@@ -235,7 +235,7 @@ class MatrixFactorization(nn.Module):
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """(n,) predicted ratings of (user, item) index pairs, differentiable through the embeddings."""
-        return self.add_offset(dots(*self.tables(), users, items), items)
+        return self.add_offset(_dots(*self.tables(), users, items), items)
 
     @torch.no_grad()
     def predict(self, users: Tensor, items: Tensor, *, clip: bool = False) -> Tensor:
@@ -244,13 +244,8 @@ class MatrixFactorization(nn.Module):
         Raises:
             InputError: an index is not in the model.
         """
-        check_indices("user", users, self.n_users)
-        check_indices("item", items, self.n_items)
-        users, items = users.to(self.scale.device), items.to(self.scale.device)
-        tables = self.tables()
-        blocks = zip(users.split(PAIR_BLOCK), items.split(PAIR_BLOCK), strict=True)
-        products = torch.cat([dots(*tables, u, i) for u, i in blocks]) if len(users) else self.scale.new_zeros(0)
-        prediction = self.add_offset(products, items)
+        products = pair_dots(*self.tables(), users, items)
+        prediction = self.add_offset(products, items.to(products.device))
         return self.clip(prediction) if clip else prediction
 
     @torch.no_grad()
@@ -343,6 +338,16 @@ class MatrixFactorization(nn.Module):
         return found
 
     @property
+    def all_terms(self) -> list[Term]:
+        """The terms of both sides, the users' first."""
+        return self.terms(USER) + self.terms(ITEM)
+
+    @property
+    def featured(self) -> bool:
+        """Whether either side has features."""
+        return any(term.features is not None for term in self.all_terms)
+
+    @property
     def item_ids(self) -> bool:
         return self.item_factors is not None
 
@@ -383,8 +388,22 @@ def check_indices(kind: str, indices: Tensor, size: int) -> None:
         raise InputError(f"{kind} index {int(wrong[0])} is not in this model ({size:,} {kind}s, from 0)")
 
 
-def dots(user_table: Tensor, item_table: Tensor, users: Tensor, items: Tensor) -> Tensor:
-    """(n,) dot products of the rows at n pairs of indices; n × k numbers are gathered."""
+def pair_dots(user_table: Tensor, item_table: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    """(n,) dot products of the tables' rows at n pairs of indices, a block of pairs at a time.
+
+    Raises:
+        InputError: an index is not in its table.
+    """
+    check_indices("user", users, len(user_table))
+    check_indices("item", items, len(item_table))
+    users, items = users.to(user_table.device), items.to(user_table.device)
+    blocks = zip(users.split(PAIR_BLOCK), items.split(PAIR_BLOCK), strict=True)
+    return (
+        torch.cat([_dots(user_table, item_table, u, i) for u, i in blocks]) if len(users) else user_table.new_zeros(0)
+    )
+
+
+def _dots(user_table: Tensor, item_table: Tensor, users: Tensor, items: Tensor) -> Tensor:
     return (nn.functional.embedding(users, user_table) * nn.functional.embedding(items, item_table)).sum(-1)
 
 

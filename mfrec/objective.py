@@ -105,31 +105,35 @@ class Objective:
         users, items = model.tables()
         losses, errors = self.losses(sampled_dot(ratings.by_user, users, items), model.targets(ratings), ratings)
         gradients = model.gradients(*table_gradients(ratings, errors, users, items))
-        for name, weight in self.penalty_weights(model, ratings).items():
+        weights = self.penalty_weights(model, ratings)
+        for name, weight in weights.items():
             gradients[name] = gradients[name].addcmul(weight, model.get_parameter(name))
-        return losses.sum() + self.penalty(model, ratings), gradients
+        return losses.sum() + self._penalty(model, weights), gradients
 
     def penalty(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """½ Σ λ ‖·‖² over every row of every table, a differentiable scalar."""
-        weights = self.penalty_weights(model, ratings).items()
-        return 0.5 * torch.stack([(w * model.get_parameter(name).square()).sum() for name, w in weights]).sum()
+        return self._penalty(model, self.penalty_weights(model, ratings))
+
+    def _penalty(self, model: MatrixFactorization, weights: dict[str, Tensor]) -> Tensor:
+        return 0.5 * torch.stack([(w * model.get_parameter(name).square()).sum() for name, w in weights.items()]).sum()
 
     def penalty_weights(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
         """λ of every row of each parameter, (n_rows, 1), keyed like `model.named_parameters()`."""
-        bias_l2 = self.l2 if self.bias_l2 is None else self.bias_l2
-        weights = {}
-        for side, counts in ((USER, ratings.user_counts), (ITEM, ratings.item_counts)):
-            for term in model.terms(side):
-                own = counts[:, None].to(model.scale.dtype)
-                scaling = SCALINGS[self.scaling](own if term.features is None else term.features.pull_squares(own))
-                for name in term.columns:
-                    weights[name] = (bias_l2 if "_bias." in name else self.l2) * scaling
+        weights: dict[str, Tensor] = {}
+        for term in model.all_terms:
+            weights |= self._term_weights(model, ratings, term)
         return weights
+
+    def _term_weights(self, model: MatrixFactorization, ratings: Ratings, term: Term) -> dict[str, Tensor]:
+        own = (ratings.user_counts, ratings.item_counts)[term.side][:, None].to(model.scale.dtype)
+        scaling = SCALINGS[self.scaling](own if term.features is None else term.features.pull_squares(own))
+        bias_l2 = self.l2 if self.bias_l2 is None else self.bias_l2
+        return {name: (bias_l2 if "_bias." in name else self.l2) * scaling for name in term.columns}
 
     @torch.no_grad()
     def penalty_table(self, model: MatrixFactorization, ratings: Ratings, term: Term) -> Tensor:
         """λ of every number of a term's table, laid out like it; 0 where there is no parameter."""
-        table, weights = torch.zeros_like(model.table(term)), self.penalty_weights(model, ratings)
+        table, weights = torch.zeros_like(model.table(term)), self._term_weights(model, ratings, term)
         for name, columns in term.parts(table).items():
             columns.copy_(weights[name].expand_as(columns))
         return table

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mfrec.model import ITEM, PAIR_BLOCK, USER, MatrixFactorization, check_indices, dots
+from mfrec.model import ITEM, USER, MatrixFactorization, pair_dots
 
 # Nine ratings in ten are within so many deviations of their predictions: the normal's quantile of 0.95.
 NINETY = 1.6448536269514722
@@ -103,10 +103,10 @@ class Samples:
     def deviation(self, users: Tensor, items: Tensor) -> Tensor:
         total = squares = noise = self.model.scale.new_zeros(len(users), dtype=torch.float64)
         for draw in self.draws:
-            product = _predicted(*self.model.tables(draw["parameters"]), users, items).double()
+            product = pair_dots(*self.model.tables(draw["parameters"]), users, items).double()
             total, squares = total + product, squares + product.square()
             tau_user, tau_item = draw["noise"]
-            noise = noise + 1 / (draw["alpha"] * _predicted(tau_user, tau_item, users, items).double())
+            noise = noise + 1 / (draw["alpha"] * pair_dots(tau_user, tau_item, users, items).double())
         n = len(self.draws)
         spread = (squares - total.square() / n).clamp_min(0) / max(n - 1, 1)
         deviation: Tensor = (spread + noise / n).sqrt()
@@ -170,8 +170,8 @@ class MeanField:
         theta, x = self.model.tables()
         s, v = self.variances
         left, right = torch.cat([s, theta.square(), s], 1), torch.cat([x.square(), v, v], 1)
-        noise = 1 / (self.alpha * _predicted(*self.noise, users, items))
-        return (_predicted(left, right, users, items) + noise).sqrt()
+        noise = 1 / (self.alpha * pair_dots(*self.noise, users, items))
+        return (pair_dots(left, right, users, items) + noise).sqrt()
 
     def state_dict(self) -> dict[str, Any]:
         return {"variances": list(self.variances), "alpha": self.alpha, "noise": list(self.noise)}
@@ -185,12 +185,3 @@ def posterior_from_state(state: Mapping[str, Any], model: MatrixFactorization) -
         return samples if samples.draws else None
     users, items, noise_users, noise_items = (t.to(model.scale.device) for t in (*state["variances"], *state["noise"]))
     return MeanField(model, (users, items), state["alpha"], (noise_users, noise_items))
-
-
-def _predicted(user_table: Tensor, item_table: Tensor, users: Tensor, items: Tensor) -> Tensor:
-    """The tables' dot products at index pairs, a block at a time."""
-    check_indices("user", users, len(user_table))
-    check_indices("item", items, len(item_table))
-    users, items = users.to(user_table.device), items.to(user_table.device)
-    blocks = zip(users.split(PAIR_BLOCK), items.split(PAIR_BLOCK), strict=True)
-    return torch.cat([dots(user_table, item_table, u, i) for u, i in blocks]) if len(users) else user_table.new_zeros(0)

@@ -73,10 +73,11 @@ class Recommend:
         run = Run.open(self.run)
         model, dataset, _, posterior = run.trained()
         user = dataset.user_index(self.user)
+        found = recommended_items(dataset, model, user, self.number, self.min_ratings, posterior)
         if self.json:
-            _print_json(recommended_items(dataset, model, user, self.number, self.min_ratings, posterior))
+            _print_json(found)
         else:
-            report.print_recommendations(dataset, model, user, self.number, self.min_ratings, posterior)
+            report.print_recommendations(dataset, user, found)
         return 0
 
 

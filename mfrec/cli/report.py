@@ -15,9 +15,7 @@ from rich.table import Table
 
 from mfrec.datasets import Dataset
 from mfrec.fit import Epoch
-from mfrec.model import MatrixFactorization
-from mfrec.posterior import Posterior
-from mfrec.recommend import item_frame, recommended_items
+from mfrec.recommend import item_frame
 
 
 @contextmanager
@@ -85,16 +83,8 @@ def print_items(title: str, items: pd.DataFrame) -> None:
     print_table(title, list(shown.columns), list(shown.itertuples(index=False, name=None)))
 
 
-def print_recommendations(
-    dataset: Dataset,
-    model: MatrixFactorization,
-    user: int,
-    n: int = 10,
-    min_ratings: int = 5,
-    posterior: Posterior | None = None,
-) -> None:
-    """What the user rated highest, and under it what is recommended."""
-    recommended = recommended_items(dataset, model, user, n, min_ratings, posterior)
+def print_recommendations(dataset: Dataset, user: int, recommended: pd.DataFrame) -> None:
+    """What the user rated highest, and under it what is recommended, a frame of `recommended_items`."""
     own = dataset.ratings.select(dataset.ratings.users == user)
     liked = torch.argsort(own.values, descending=True, stable=True)[:5]
     name = dataset.user_ids[user]

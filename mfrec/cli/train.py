@@ -29,7 +29,7 @@ from mfrec.metrics import evaluate, evaluate_parts, with_coverage
 from mfrec.model import MatrixFactorization
 from mfrec.objective import Objective
 from mfrec.ratings import Ratings, random_split
-from mfrec.recommend import similar_items
+from mfrec.recommend import recommended_items, similar_items
 from mfrec.runs import TEST, TRAIN, VALID, Run, log_hparams, log_parameters, split_parts
 from mfrec.solvers import DEFAULT, SOLVERS, Solver
 
@@ -245,7 +245,8 @@ class Train:
         report.print_errors("test part", self._against_baselines(experiment, measured))
         counts = experiment.parts["train"].user_counts
         middling = int(torch.argsort(counts, stable=True)[len(counts) // 2])
-        report.print_recommendations(dataset, model, middling, posterior=posterior_of(solver))
+        recommended = recommended_items(dataset, model, middling, posterior=posterior_of(solver))
+        report.print_recommendations(dataset, middling, recommended)
         most_rated = int(experiment.parts["train"].item_counts.argmax())
         report.print_items(f"similar to {dataset.title(most_rated)}", similar_items(dataset, model, most_rated, 5))
         print(f"run folder  {run.path}")

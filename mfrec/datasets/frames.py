@@ -120,7 +120,7 @@ def item_table(items: pd.DataFrame | None, id_column: str, item_ids: pd.Index) -
     table = _aligned(known | others, rows)
     if "title" in table.columns:
         titles = zip(table["title"], item_ids, strict=True)
-        table["title"] = pd.Series([str(one if _missing(title) else title) for title, one in titles], dtype=object)
+        table["title"] = pd.Series([str(one if is_missing(title) else title) for title, one in titles], dtype=object)
     if "genres" in table.columns:  # an empty table has none to tell that they are tuples
         table["genres"] = pd.Series([genres or () for genres in table["genres"]], dtype=object)
     return table
@@ -137,7 +137,7 @@ def _years(column: pd.Series) -> pd.Series:
 def _genres(cell: Any) -> tuple[Any, ...]:
     if isinstance(cell, str):
         return split_genres(cell)
-    return () if _missing(cell) else tuple(cell)
+    return () if is_missing(cell) else tuple(cell)
 
 
 def _rows_and_columns(
@@ -192,7 +192,7 @@ def _is_number_dtype(column: pd.Series) -> bool:
 
 
 def _texts(cell: Iterable[Any]) -> tuple[str, ...]:
-    return tuple(str(one) for one in cell if not _missing(one))
+    return tuple(str(one) for one in cell if not is_missing(one))
 
 
 def plain_columns(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -220,5 +220,6 @@ def _shown(value: object) -> str:
     return repr(value) if isinstance(value, str) else str(value)
 
 
-def _missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
+    """Whether a cell of a table holds None, NA or NaN; a tuple never is."""
     return bool(pd.api.types.is_scalar(cell) and pd.isna(cell))

@@ -62,7 +62,7 @@ class ALS:
             raise InputError(f"cg_steps {cg_steps} leave nothing to do; give 1 or more")
         if not 0 < relaxation <= 1:
             raise InputError(f"relaxation {relaxation:g} is not in (0, 1]; 1 goes all the way to the minimum")
-        if model.nonnegative and any(term.features is not None for side in (USER, ITEM) for term in model.terms(side)):
+        if model.nonnegative and model.featured:
             raise InputError("als keeps factors non-negative, but not the weights of features; use gd or sgd for them")
         self.model, self.ratings, self.objective = model, ratings, objective
         self.solve, self.cg_steps, self.relaxation = solve, cg_steps, relaxation

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mfrec.errors import InputError, unknown
 from mfrec.features import Features
-from mfrec.model import ITEM, USER, MatrixFactorization
+from mfrec.model import MatrixFactorization
 from mfrec.objective import Objective, table_gradients
 from mfrec.ratings import Ratings
 from mfrec.sparse import matmul, sampled_dot
@@ -148,7 +148,7 @@ class SGD:
         self.epochs = 0
         self.user_order = torch.randperm(ratings.n_users, generator=generator).to(ratings.device)
         self.item_order = torch.randperm(ratings.n_items, generator=generator).to(ratings.device)
-        self.terms = [term for side in (USER, ITEM) for term in model.terms(side)]
+        self.terms = model.all_terms
         # v of momentum and Σ g² of Adagrad, laid out like the terms' tables; empty where not used.
         tables = [model.table(term).detach() for term in self.terms]
         self.velocity = [torch.zeros_like(t) for t in tables] if momentum else []

@@ -91,7 +91,7 @@ class Gibbs:
         self.cg_steps, self.feature_steps = cg_steps, feature_steps
         self.samples = Samples(model, samples)
         self.sides = sides_of(model, ratings)
-        self.terms = [term for side in (USER, ITEM) for term in model.terms(side)]
+        self.terms = model.all_terms
         # λ and m of each term.  Where ratings are d apart, factors are √d: a wide enough prior to start from, whatever
         # the factors start as, for from factors near zero the chain would take long to leave them.
         deviation = float(self.sides[USER].targets.double().std(correction=0)) or 1.0

@@ -24,6 +24,7 @@ is `matmul(R, w ∘ sampled_dot(R, F D, X̃), X̃)` and Fᵀ of it: no k × k ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -104,6 +105,7 @@ class Problem:
         seen = self.weighted(sampled_dot(self.side.pattern, rows, self.other))
         return (self._pull(matmul(self.side.pattern, seen, self.other)) + self.ridge * change) * self.side.free
 
+    @cached_property
     def diagonal(self) -> Tensor:
         """The diagonal of H, shaped like the table; 1 where a column is not free."""
         ones = self.weighted(torch.ones(len(self.side.pattern.col), dtype=self.own.dtype, device=self.own.device))
@@ -131,7 +133,7 @@ def problem(
 
 def minimize_by_cg(problem: Problem, steps: int) -> Tensor:
     """The term's table after so many preconditioned conjugate-gradient steps from where it is."""
-    inverse = problem.diagonal().reciprocal()
+    inverse = problem.diagonal.reciprocal()
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(1, keepdim=True) if problem.features is None else (a * b).sum()
@@ -182,7 +184,7 @@ def minimize_by_columns(problem: Problem, rank: int) -> Tensor:
     """
     side, other = problem.side, problem.other
     table, residuals = problem.own.clone(), problem.residuals
-    ridge, curvature = problem.ridge.expand_as(table), problem.diagonal()
+    ridge, curvature = problem.ridge.expand_as(table), problem.diagonal
     for a in side.free[0].nonzero()[:, 0].tolist():
         partner = other[:, a : a + 1]
         gradient = ridge[:, a] * table[:, a] - matmul(side.pattern, problem.weighted(residuals), partner)[:, 0]

@@ -15,9 +15,9 @@ to movie rating prediction"):
 
 Each update below maximizes L in some variables while all others are fixed, so that L never falls.  With ω = t_j t_i w,
 
-    s_jc = 1 / (λ_c + α Σ_i ω (x_ic² + v_ic))
     θ_j   the ridge regression with weights ω and λ_jc = λ_c/α + Σ_i ω v_ic   (a few conjugate-gradient steps to its
           minimum)
+    s_jc = 1 / (λ_c + α Σ_i ω (x_ic² + v_ic)), which is 1/α over the diagonal of that regression's Hessian
     λ_c = n / Σ_j (θ_jc² + s_jc),    A_j = c + n_j/2,    B_j = c + ½ α Σ_i t_i w E[e²],    α = n / Σ ω E[e²]
 """
 
@@ -68,13 +68,13 @@ class VariationalBayes:
             raise InputError("vb knows Gaussian noise, not other losses; use sgd, gd or optim")
         if model.nonnegative:
             raise InputError("vb has Gaussian factors, which are not non-negative; use als, gd or sgd")
-        if any(term.features is not None for side in (USER, ITEM) for term in model.terms(side)):
+        if model.featured:
             raise InputError("vb takes no features; use gibbs, als, sgd, gd, optim or quasi-newton")
         if cg_steps < 1:
             raise InputError(f"cg_steps {cg_steps} leave nothing to do; give 1 or more")
         self.model, self.ratings, self.objective, self.cg_steps = model, ratings, objective, cg_steps
         self.sides = sides_of(model, ratings)
-        self.own = [model.terms(side)[0] for side in (USER, ITEM)]
+        self.own = model.all_terms
         # Where ratings are d apart, factors are √d: what the start assumes, in the ratings' own unit.
         deviation = float(self.sides[USER].targets.double().std(correction=0)) or 1.0
         self.alpha = 1 / deviation**2
@@ -99,15 +99,12 @@ class VariationalBayes:
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
         for term in self.own:
-            tables, side = self.model.tables(), self.sides[term.side]
-            other, spread = tables[1 - term.side], self._sum(side, self.variances[1 - term.side])
-            precision = self.precision[term.side]
-            self.variances[term.side] = side.free / (
-                precision + self.alpha * (self._sum(side, other.square()) + spread)
-            )
-            ridge = (precision / self.alpha + spread) * side.free
-            table = minimize_by_cg(problem(self.model, term, side, tables, ridge), self.cg_steps)
-            self.model.assign(term, table)
+            side = self.sides[term.side]
+            spread = self._sum(side, self.variances[1 - term.side])
+            ridge = (self.precision[term.side] / self.alpha + spread) * side.free
+            regression = problem(self.model, term, side, self.model.tables(), ridge)
+            self.variances[term.side] = side.free / (self.alpha * regression.diagonal)
+            self.model.assign(term, minimize_by_cg(regression, self.cg_steps))
         if self.epochs >= FIXED_SWEEPS:
             self._learn()
         self.epochs += 1
