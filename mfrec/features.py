@@ -13,11 +13,10 @@ A row of F with unit length (one-hot, or 1/√n in each of n places) lets W be r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,8 @@ from mfrec.errors import InputError, unknown
 from mfrec.ratings import Pattern, Ratings
 from mfrec.sparse import matmul
 
+# The name of the block of features that says who rated what.
+IMPLICIT_BLOCK = "implicit"
 IMPLICIT = ("none", "users", "items", "both")
 # Numbers with more distinct values than this are cut into as many bins of about equal size.
 BINS = 24
@@ -142,7 +143,7 @@ def implicit_features(ratings: Ratings, side: str) -> Features:
     return Features(pattern.row, pattern.col, scaled.index_select(0, pattern.row), pattern.shape[0], names)
 
 
-def column_features(column: pd.Series, n_bins: int = BINS) -> Features:
+def column_features(column: pd.Series, n_bins: int = BINS, like: pd.Series | None = None) -> Features:
     """The features that a column of a table of users or items amounts to, by what it holds.
 
         texts            a feature each (one-hot)
@@ -151,41 +152,51 @@ def column_features(column: pd.Series, n_bins: int = BINS) -> Features:
                          as many rows each (one-hot)
 
     A row whose value is missing has no feature.
+
+    Args:
+        like: the column that says which features there are, by default this one.  What others hold beside them is no
+            feature; numbers go to the bin they fall in.
     """
-    known = [value for value in column if not is_missing(value)]
-    name = str(column.name)
-    if any(isinstance(value, tuple) for value in known):
-        sets = [() if is_missing(value) else tuple(dict.fromkeys(value)) for value in column]
-    elif known and all(isinstance(value, int | float | np.number) for value in known):
-        sets = [() if label is None else (label,) for label in _bins(column, n_bins)]
-    else:
-        sets = [() if is_missing(value) else (str(value),) for value in column]
-    labels = {label: n for n, label in enumerate(sorted({label for row in sets for label in row}))}
+    like = column if like is None else like
+    name, known = str(like.name), [value for value in like if not is_missing(value)]
+    if not known:
+        raise InputError(f"column {name!r} has no values; leave it out of the features")
+    labels_of = _labeller(known, n_bins)
+    labels = {label: n for n, label in enumerate(sorted({label for value in known for label in labels_of(value)}))}
     if not labels:
         raise InputError(f"column {name!r} has no values; leave it out of the features")
+    sets = [() if is_missing(value) else [labels[one] for one in labels_of(value) if one in labels] for value in column]
     rows = [row for row, found in enumerate(sets) for _ in found]
-    columns = [labels[label] for found in sets for label in found]
+    columns = [label for found in sets for label in found]
     values = [len(found) ** -0.5 for found in sets for _ in found]
-    names = [f"{name} {label}" for label in labels]
-    return Features(torch.tensor(rows), torch.tensor(columns), torch.tensor(values), len(column), names)
+    entries = torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long), torch.tensor(values)
+    return Features(*entries, len(column), [f"{name} {label}" for label in labels])
 
 
-def _bins(column: pd.Series, n_bins: int) -> list[str | None]:
-    """The bin of each number, named by its lowest and highest, so that names sort as text where widths are alike."""
-    numbers: npt.NDArray[np.float64] = pd.to_numeric(column).to_numpy(np.float64, na_value=np.nan)
-    distinct = np.unique(numbers[~np.isnan(numbers)])
+def _labeller(known: Sequence[Any], n_bins: int) -> Callable[[Any], tuple[str, ...]]:
+    """What turns a value of a column that has these values into the labels of its features."""
+    if any(isinstance(value, tuple) for value in known):
+        return lambda value: tuple(dict.fromkeys(value if isinstance(value, tuple) else (value,)))
+    if not all(isinstance(value, int | float | np.number) for value in known):
+        return lambda value: (str(value),)
+    numbers = np.array([float(value) for value in known])
+    distinct = np.unique(numbers)
+    edges = distinct[:-1]
     if len(distinct) > n_bins:
-        edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, n_bins + 1)[1:-1], method="lower"))
-    else:
-        edges = distinct[:-1]
-    places = np.searchsorted(edges, numbers)
-    named = {}
-    for place in np.unique(places[~np.isnan(numbers)]):
-        own = numbers[places == place]
-        low, high = np.nanmin(own), np.nanmax(own)
-        # With all its digits, for places of one name would be one feature.
-        named[place] = f"{low:.15g}" if low == high else f"{low:.15g} to {high:.15g}"
-    return [None if np.isnan(number) else named[place] for number, place in zip(numbers, places, strict=True)]
+        edges = np.unique(np.quantile(numbers, np.linspace(0, 1, n_bins + 1)[1:-1], method="lower"))
+    places, named = np.searchsorted(edges, numbers), {}
+    for place in np.unique(places):
+        low, high = numbers[places == place].min(), numbers[places == place].max()
+        # Named by lowest and highest with all their digits, for bins of one name would be one feature.
+        named[int(place)] = f"{low:.15g}" if low == high else f"{low:.15g} to {high:.15g}"
+
+    def bin_of(value: Any) -> tuple[str, ...]:
+        try:
+            return (named[min(int(np.searchsorted(edges, float(value))), max(named))],)
+        except (TypeError, ValueError):
+            raise InputError(f"{value!r} is not a number, as the others of its column are; give one") from None
+
+    return bin_of
 
 
 def joined(blocks: Sequence[Features]) -> Features:
@@ -218,25 +229,47 @@ def dataset_features(
     Raises:
         InputError: a table has no such column; the message lists those it has.
     """
+    users = side_features("users", dataset, train, implicit, user_columns)
+    return users, side_features("items", dataset, train, implicit, item_columns)
+
+
+def side_features(
+    side: str,
+    dataset: Dataset,
+    ratings: Ratings,
+    implicit: str,
+    columns: str | Sequence[str],
+    new: pd.DataFrame | None = None,
+) -> dict[str, Features]:
+    """The features by name of one side, "users" or "items".
+
+    Args:
+        ratings: the training part; for new rows, theirs.
+        new: a row each new user or item, for its features in place of the dataset's: the same ones, of what columns
+            the frame has.
+    """
     if implicit not in IMPLICIT:
         raise unknown("side of implicit features", implicit, IMPLICIT)
-    sides: tuple[dict[str, Features], dict[str, Features]] = ({}, {})
-    tables = (("users", user_columns, dataset.users), ("items", item_columns, dataset.items))
-    for found, (side, columns, table) in zip(sides, tables, strict=True):
-        if implicit in (side, "both"):
-            found["implicit"] = implicit_features(train, side)
-        names = [name.strip() for name in columns.split(",")] if isinstance(columns, str) else columns
-        blocks = [column_features(_column(dataset, side, table, name)) for name in names if name]
-        if blocks:
-            found["side"] = joined(blocks)
-        for features in found.values():
-            features.to(train.device, train.values.dtype)
-    return sides
+    found, blocks = {}, []
+    if implicit in (side, "both"):
+        found[IMPLICIT_BLOCK] = implicit_features(ratings, side)
+    for name in (name.strip() for name in (columns.split(",") if isinstance(columns, str) else columns)):
+        if name:
+            like = _column(dataset, side, name)
+            blocks.append(column_features(like if new is None else _or_missing(new, name), like=like))
+    if blocks:
+        found["side"] = joined(blocks)
+    return {name: features.to(ratings.device, ratings.values.dtype) for name, features in found.items()}
 
 
-def _column(dataset: Dataset, side: str, table: pd.DataFrame, column: str) -> pd.Series:
+def _column(dataset: Dataset, side: str, column: str) -> pd.Series:
+    table = dataset.users if side == "users" else dataset.items
     if column in table:
         return table[column]
     if not len(table.columns):
         raise InputError(f"{dataset.name} knows nothing of its {side}, so not their {column!r}; leave it out")
     raise unknown(f"column of the {side} of {dataset.name}", column, [str(c) for c in table.columns if c != "title"])
+
+
+def _or_missing(table: pd.DataFrame, column: str) -> pd.Series:
+    return table[column] if column in table else pd.Series([None] * len(table), name=column, dtype=object)

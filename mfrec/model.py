@@ -210,8 +210,9 @@ class MatrixFactorization(nn.Module):
         *,
         user_features: Mapping[str, Features] | None = None,
         item_features: Mapping[str, Features] | None = None,
+        nonnegative: bool = False,
     ) -> MatrixFactorization:
-        """The model that `state_dict()` describes, sizes and all, of the features that it was made with."""
+        """The model that `state_dict()` describes, sizes and all, of what else it was made with."""
         users, items = state["user_factors.weight"], state.get("item_factors.weight")
         if items is None and not item_features:
             raise InputError("this model's items are their features; give the item_features that it was made with")
@@ -224,11 +225,30 @@ class MatrixFactorization(nn.Module):
             user_features=user_features,
             item_features=item_features,
             item_ids=items is not None,
+            nonnegative=nonnegative,
             init="zeros",
             dtype=users.dtype,
         )
         model.load_state_dict(state)
         return model.to(users.device)
+
+    @classmethod
+    def from_tables(
+        cls,
+        users: Tensor,
+        items: Tensor,
+        *,
+        biases: bool,
+        offset: Tensor | None,
+        scale: Tensor,
+        nonnegative: bool = False,
+    ) -> MatrixFactorization:
+        """The model without features of which these are the `tables()`."""
+        k = users.shape[1] - 2 * biases
+        state = {"scale": scale, "user_factors.weight": users[:, :k], "item_factors.weight": items[:, :k]}
+        if biases:
+            state |= {"user_bias.weight": users[:, k : k + 1], "item_bias.weight": items[:, k + 1 :]}
+        return cls.from_state_dict(state if offset is None else state | {"offset": offset}, nonnegative=nonnegative)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, biases={self.biases}"
@@ -313,11 +333,12 @@ class MatrixFactorization(nn.Module):
 
         Of the model's own parameters, or of others keyed like `named_parameters()`.
         """
-        found = []
-        for side, free in zip((USER, ITEM), self.free_columns(), strict=True):
-            products = [term.product(self.table(term, parameters)) for term in self.terms(side)]
-            found.append(sum(products[1:], products[0] + (1 - free)))
-        return found[USER], found[ITEM]
+        return self.side_table(USER, parameters), self.side_table(ITEM, parameters)
+
+    def side_table(self, side: int, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Θ̃ or X̃ alone."""
+        products = [term.product(self.table(term, parameters)) for term in self.terms(side)]
+        return sum(products[1:], products[0] + (1 - self.free_columns()[side]))
 
     def free_columns(self) -> tuple[Tensor, Tensor]:
         """(1, k) for Θ̃ and for X̃: 1 where a column belongs to a parameter, 0 where it is the constant 1."""
@@ -357,8 +378,8 @@ class MatrixFactorization(nn.Module):
         return self.tables()[side][:, : self.rank]
 
 
-def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0) -> Tensor | None:
-    """The offset that centres these ratings.
+def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0, mean: float | None = None) -> Tensor | None:
+    """The offset that centres these ratings; μ is their mean unless another is given.
 
     "none" → None; "global" → () their mean μ; "item" → (n_items,) each item's damped mean
     μ_i = (Σ_j y_ij + damping · μ) / (n_i + damping), the plain mean of the texts at damping 0.  An item without ratings
@@ -368,16 +389,17 @@ def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0) -> Tensor
         return None
     if damping < 0:
         raise InputError(f"damping {damping:g} is negative; 0 gives the plain mean of each item")
-    mean = ratings.values.double().mean() if len(ratings) else ratings.values.new_zeros((), dtype=torch.float64)
+    values = ratings.values.double()
+    mu = values.mean() if mean is None and len(values) else values.new_tensor(mean or 0.0)
     if kind == "global":
-        return mean.to(ratings.values.dtype)
+        return mu.to(ratings.values.dtype)
     if kind == "item":
         # A product rather than an index_add, whose order of summation a GPU does not fix.
         ones = torch.ones(ratings.n_users, 1, dtype=torch.float64, device=ratings.device)
-        sums = matmul(ratings.by_item, ratings.values.double().index_select(0, ratings.item_order), ones)[:, 0]
+        sums = matmul(ratings.by_item, values.index_select(0, ratings.item_order), ones)[:, 0]
         counts = ratings.item_counts
-        means = (sums + damping * mean) / (counts + damping)
-        return torch.where(counts > 0, means, mean).to(ratings.values.dtype)
+        means = (sums + damping * mu) / (counts + damping)
+        return torch.where(counts > 0, means, mu).to(ratings.values.dtype)
     raise unknown("offset", kind, OFFSETS)
 
 

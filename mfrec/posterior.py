@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,14 +31,20 @@ MEAN_RANKS, BUFFERED = 6, 6
 
 
 class Posterior(Protocol):
-    """What a solver with a posterior offers."""
+    """What a solver with a posterior offers; `model` has the features, offset and scale that all of it share."""
+
+    model: MatrixFactorization
 
     def mean_model(self) -> MatrixFactorization:
         """A model that predicts the posterior mean of every prediction."""
         ...
 
-    def deviation(self, users: Tensor, items: Tensor) -> Tensor:
-        """(n,) standard deviation of the rating of each (user, item) index pair, noise included."""
+    def deviation(self, users: Tensor, items: Tensor, *, noise: bool = True) -> Tensor:
+        """(n,) standard deviation of the rating of each (user, item) index pair; without noise, of what is expected."""
+        ...
+
+    def draw(self, generator: torch.Generator | None = None) -> MatrixFactorization:
+        """A model drawn from the posterior, on the CPU's generator whatever the device."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,10 +61,11 @@ class Samples:
     Args:
         model: the model whose parameters are drawn, and whose features, offset and scale all draws share.
         most: how many draws to keep; once there are more, every other one goes, and then only every other one comes.
+        same_noise: whether τ is 1 for all users and items.
     """
 
-    def __init__(self, model: MatrixFactorization, most: int) -> None:
-        self.model, self.most = model, most
+    def __init__(self, model: MatrixFactorization, most: int, same_noise: bool = False) -> None:
+        self.model, self.most, self.same_noise = model, most, same_noise
         self.offered, self.stride = 0, 1
         self.draws: list[dict[str, Any]] = []
         # Σ_s θ_s · x_s is the product of these, Σ_s of the biases beside them.
@@ -66,8 +74,18 @@ class Samples:
         self.bias_sums = [model.scale.new_zeros(n) for n in sizes]
 
     @torch.no_grad()
-    def offer(self, alpha: float, noise: Sequence[Tensor], priors: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """The model's parameters as they are now, with the draws of α, of τ, and of each term's λ and m."""
+    def offer(
+        self,
+        alpha: float,
+        noise: Sequence[Tensor],
+        priors: Sequence[Sequence[Tensor]],
+        expected: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """The model's parameters as they are now, with the draws of α, of τ, and of each term's λ and m.
+
+        Where what the draw predicts on average given all else is known, `expected` are tables of which the product is
+        that: the mean over draws takes these, which are less noisy (Rao–Blackwell), and deviations the draw.
+        """
         if self.offered % self.stride == 0:
             parameters = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
             pairs = [list(prior) for prior in priors]
@@ -76,7 +94,7 @@ class Samples:
         if len(self.draws) > self.most:
             self.draws, self.stride = self.draws[::2], 2 * self.stride
         k = self.model.rank
-        for side, table in enumerate(self.model.tables()):
+        for side, table in enumerate(expected or self.model.tables()):
             self.sums[side] = torch.cat([self.sums[side], table[:, :k]], 1)
             if self.model.biases:
                 self.bias_sums[side] += table[:, k + side]
@@ -86,35 +104,36 @@ class Samples:
     @torch.no_grad()
     def mean_model(self) -> MatrixFactorization:
         """The model, of several times the rank, that predicts the mean of the draws."""
-        users, items = self.sums
-        state = {
-            "scale": self.model.scale,
-            "user_factors.weight": users / self.offered,
-            "item_factors.weight": items,
-        }
-        if self.model.biases:
-            for name, total in zip(("user_bias.weight", "item_bias.weight"), self.bias_sums, strict=True):
-                state[name] = total[:, None] / self.offered
-        if self.model.offset is not None:
-            state["offset"] = self.model.offset
-        return MatrixFactorization.from_state_dict(state)
+        users, items = self.sums[USER] / self.offered, self.sums[ITEM]
+        model = self.model
+        if model.biases:
+            (b_user, b_item), one = (total[:, None] / self.offered for total in self.bias_sums), torch.ones_like
+            users, items = torch.cat([users, b_user, one(b_user)], 1), torch.cat([items, one(b_item), b_item], 1)
+        return _plain(model, users, items)
 
     @torch.no_grad()
-    def deviation(self, users: Tensor, items: Tensor) -> Tensor:
-        total = squares = noise = self.model.scale.new_zeros(len(users), dtype=torch.float64)
+    def deviation(self, users: Tensor, items: Tensor, *, noise: bool = True) -> Tensor:
+        total = squares = variance = self.model.scale.new_zeros(len(users), dtype=torch.float64)
         for draw in self.draws:
             product = pair_dots(*self.model.tables(draw["parameters"]), users, items).double()
             total, squares = total + product, squares + product.square()
-            tau_user, tau_item = draw["noise"]
-            noise = noise + 1 / (draw["alpha"] * pair_dots(tau_user, tau_item, users, items).double())
+            if noise:
+                tau_user, tau_item = draw["noise"]
+                variance = variance + 1 / (draw["alpha"] * pair_dots(tau_user, tau_item, users, items).double())
         n = len(self.draws)
         spread = (squares - total.square() / n).clamp_min(0) / max(n - 1, 1)
-        deviation: Tensor = (spread + noise / n).sqrt()
+        deviation: Tensor = (spread + variance / n).sqrt()
         return deviation.to(self.model.scale.dtype)
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator | None = None) -> MatrixFactorization:
+        chosen = int(torch.randint(len(self.draws), (), generator=generator))
+        return _plain(self.model, *self.model.tables(self.draws[chosen]["parameters"]))
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "most": self.most,
+            "same_noise": self.same_noise,
             "offered": self.offered,
             "stride": self.stride,
             "draws": list(self.draws),
@@ -124,6 +143,7 @@ class Samples:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         device = self.model.scale.device
+        self.same_noise = state["same_noise"]
         self.offered, self.stride = state["offered"], state["stride"]
         self.draws = [
             {
@@ -135,6 +155,11 @@ class Samples:
             for draw in state["draws"]
         ]
         self.sums, self.bias_sums = ([t.to(device) for t in state[name]] for name in ("sums", "bias_sums"))
+
+
+def _plain(model: MatrixFactorization, users: Tensor, items: Tensor) -> MatrixFactorization:
+    """The model without features that has these tables."""
+    return model.from_tables(users, items, biases=model.biases, offset=model.offset, scale=model.scale)
 
 
 def truncated(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -154,27 +179,49 @@ class MeanField:
     Args:
         model: the means.
         variances: of every number of Θ̃ and of X̃, laid out like them; 0 on the columns of ones.
+        precision: λ of every column of Θ̃ and of X̃, (1, k) each.
         alpha: α; noise: τ of every user and item, (n, 1), so that a rating's noise has the variance 1/(α τ_j τ_i).
     """
 
     def __init__(
-        self, model: MatrixFactorization, variances: tuple[Tensor, Tensor], alpha: float, noise: tuple[Tensor, Tensor]
+        self,
+        model: MatrixFactorization,
+        variances: Sequence[Tensor],
+        precision: Sequence[Tensor],
+        alpha: float,
+        noise: Sequence[Tensor],
     ) -> None:
-        self.model, self.variances, self.alpha, self.noise = model, variances, alpha, noise
+        self.model, self.alpha = model, alpha
+        self.variances, self.precision, self.noise = tuple(variances), tuple(precision), tuple(noise)
 
     def mean_model(self) -> MatrixFactorization:
         return self.model
 
     @torch.no_grad()
-    def deviation(self, users: Tensor, items: Tensor) -> Tensor:
+    def deviation(self, users: Tensor, items: Tensor, *, noise: bool = True) -> Tensor:
         theta, x = self.model.tables()
         s, v = self.variances
         left, right = torch.cat([s, theta.square(), s], 1), torch.cat([x.square(), v, v], 1)
-        noise = 1 / (self.alpha * pair_dots(*self.noise, users, items))
-        return (pair_dots(left, right, users, items) + noise).sqrt()
+        variance = pair_dots(left, right, users, items)
+        if noise:
+            variance = variance + 1 / (self.alpha * pair_dots(self.noise[USER], self.noise[ITEM], users, items))
+        return variance.sqrt()
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator | None = None) -> MatrixFactorization:
+        drawn = []
+        for table, variances in zip(self.model.tables(), self.variances, strict=True):
+            normal = torch.randn(table.shape, generator=generator, dtype=table.dtype).to(table.device)
+            drawn.append(table + normal * variances.sqrt())
+        return _plain(self.model, *drawn)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"variances": list(self.variances), "alpha": self.alpha, "noise": list(self.noise)}
+        return {
+            "variances": list(self.variances),
+            "precision": list(self.precision),
+            "alpha": self.alpha,
+            "noise": list(self.noise),
+        }
 
 
 def posterior_from_state(state: Mapping[str, Any], model: MatrixFactorization) -> Posterior | None:
@@ -183,5 +230,14 @@ def posterior_from_state(state: Mapping[str, Any], model: MatrixFactorization) -
         samples = Samples(model, state["most"])
         samples.load_state_dict(state)
         return samples if samples.draws else None
-    users, items, noise_users, noise_items = (t.to(model.scale.device) for t in (*state["variances"], *state["noise"]))
-    return MeanField(model, (users, items), state["alpha"], (noise_users, noise_items))
+    device = model.scale.device
+    variances, precision, noise = ([t.to(device) for t in state[name]] for name in ("variances", "precision", "noise"))
+    return MeanField(model, variances, precision, state["alpha"], noise)
+
+
+def standard_gamma(shape: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws from Gamma(shape, 1), in float64."""
+    # torch draws gammas from its global generator alone; numpy takes a seed.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    drawn = np.random.default_rng(seed).standard_gamma(shape.cpu().numpy())
+    return torch.as_tensor(drawn, dtype=torch.float64).to(shape.device)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding, pad
 
 from mfrec.datasets import Dataset
-from mfrec.errors import InputError
+from mfrec.datasets.ids import Id
+from mfrec.errors import InputError, unknown
 from mfrec.model import ITEM, USER, MatrixFactorization, check_indices
 from mfrec.posterior import Posterior
 from mfrec.ratings import Ratings
 
 # Scores held at a time: 2^24 in float32 are 64 MiB.
 SCORES = 2**24
+# About how many rows of a table are multiplied at a time: few enough for what BLAS makes of them to stay in cache.
+TILE = 1024
+# Neighbouring scores of which at first only the largest is looked at.
+GROUP = 32
+
+Block = tuple[Tensor, Tensor, Tensor]
 
 
-@torch.no_grad()
 def top_n(
     model: MatrixFactorization,
     users: Tensor,
@@ -40,27 +48,41 @@ def top_n(
         (n_rows, min(n, n_items)) item indices and their predicted ratings.  A row with fewer items left ends in index
         −1 and prediction −∞.
     """
-    check_indices("user", users, model.n_users)
-    columns = _checked_n(n, model.n_items)
-    user_table, item_table = model.tables()
-    every_item = torch.arange(model.n_items, device=item_table.device)
-
-    def scores() -> Iterator[Tensor]:
-        for block in _blocks(users.to(item_table.device).long(), model.n_items):
-            block_scores = model.add_offset(user_table[block] @ item_table.mT, every_item)
-            if candidates is not None:
-                block_scores[:, ~candidates.to(block_scores.device)] = -torch.inf
-            if exclude is not None:
-                row, item = _entries(exclude, block)
-                block_scores[row, item] = -torch.inf
-            yield block_scores
-
-    indices, predictions = _best(scores(), columns, item_table)
-    indices[predictions == -torch.inf] = -1
-    return indices, model.clip(predictions).where(indices >= 0, predictions) if clip else predictions
+    return _joined(top_n_blocks(model, users, n, exclude, candidates=candidates, clip=clip))
 
 
 @torch.no_grad()
+def top_n_blocks(
+    model: MatrixFactorization,
+    users: Tensor,
+    n: int = 10,
+    exclude: Ratings | None = None,
+    *,
+    candidates: Tensor | None = None,
+    clip: bool = False,
+    scores_held: int | None = None,
+) -> Iterator[Block]:
+    """`top_n` for one block of users after another, where the results of all are too many to be held at a time.
+
+    Args:
+        scores_held: how many scores to hold at a time, but at least one user's; `SCORES` by default.
+
+    Yields:
+        (n_rows,) users, in the order given, and what `top_n` returns for them.
+    """
+    check_indices("user", users, model.n_users)
+    user_table, item_table = model.tables()
+    users = users.to(item_table.device).long()
+    queries = user_table[users]
+    if model.offset is not None:
+        # One more column of the product adds it, instead of another pass over the scores.
+        queries = pad(queries, (0, 1), value=1.0)
+        item_table = torch.cat([item_table, model.offset.expand(model.n_items)[:, None]], 1)
+    seen = None if exclude is None else partial(_entries, exclude)
+    for block, items, predictions in _best_products(users, queries, item_table, n, seen, candidates, scores_held):
+        yield block, items, model.clip(predictions).where(items >= 0, predictions) if clip else predictions
+
+
 def similar(
     table: Tensor, rows: Tensor, n: int = 10, candidates: Tensor | None = None, kind: str = "item"
 ) -> tuple[Tensor, Tensor]:
@@ -76,21 +98,77 @@ def similar(
     Returns:
         (m, n) indices and cosines; a row with fewer than n candidates ends in index −1 and cosine −∞.
     """
+    return _joined(similar_blocks(table, rows, n, candidates, kind))
+
+
+@torch.no_grad()
+def similar_blocks(
+    table: Tensor,
+    rows: Tensor,
+    n: int = 10,
+    candidates: Tensor | None = None,
+    kind: str = "item",
+    *,
+    scores_held: int | None = None,
+) -> Iterator[Block]:
+    """`similar` for one block of rows after another, as `top_n_blocks` is `top_n`."""
     check_indices(kind, rows, len(table))
-    columns = _checked_n(n, len(table))
+    rows = rows.to(table.device).long()
     unit = torch.nn.functional.normalize(table, dim=1)
 
-    def scores() -> Iterator[Tensor]:
-        for block in _blocks(rows.to(table.device).long(), len(table)):
-            cosines = unit[block] @ unit.mT
-            if candidates is not None:
-                cosines[:, ~candidates.to(cosines.device)] = -torch.inf
-            cosines[torch.arange(len(block), device=block.device), block] = -torch.inf
-            yield cosines
+    def itself(block: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.arange(len(block), device=block.device), block
 
-    indices, cosines = _best(scores(), columns, table)
-    indices[cosines == -torch.inf] = -1
-    return indices, cosines
+    yield from _best_products(rows, unit[rows], unit, n, itself, candidates, scores_held)
+
+
+def _joined(blocks: Iterator[Block]) -> tuple[Tensor, Tensor]:
+    _, indices, values = zip(*blocks, strict=True)
+    return torch.cat(indices), torch.cat(values)
+
+
+def _best_products(
+    rows: Tensor,
+    queries: Tensor,
+    table: Tensor,
+    n: int,
+    left_out: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
+    candidates: Tensor | None,
+    scores_held: int | None,
+) -> Iterator[Block]:
+    """For a block of rows after another, the min(n, size) largest of query · table[index], largest first, and where.
+
+    Args:
+        rows: (m,) names of the rows, which `left_out` knows them by.
+        queries: (m, k) and table: (size, k).
+        left_out: (positions in a block of rows, indices into the table) of products that do not count.
+        candidates: (size,) bool, which rows of the table count.
+
+    Yields:
+        Rows, indices, products; ties go to the lower index, and places left over have index −1 and product −∞.
+    """
+    size, device = len(table), table.device
+    n = _checked_n(n, size)
+    kept = torch.arange(size, device=device) if candidates is None else candidates.to(device).nonzero()[:, 0]
+    column = torch.full((size,), -1, device=device).index_copy_(0, kept, torch.arange(len(kept), device=device))
+    tiles = _tiles(table[kept], n)
+    n_tiles, width, _ = tiles.shape
+    first_empty = len(kept) - (n_tiles - 1) * width
+    kept = pad(kept, (0, width - first_empty), value=-1)
+    at_once = max(1, (SCORES if scores_held is None else scores_held) // len(kept))
+    held = table.new_empty(min(at_once, len(rows)) * len(kept))
+    for block, block_queries in zip(rows.split(at_once), queries.split(at_once), strict=True):
+        # Always in the same memory: the system takes longer to hand out new pages than BLAS to fill them.
+        scores = held[: len(block) * len(kept)].view(n_tiles, len(block), width)
+        torch.bmm(block_queries.expand(n_tiles, -1, -1), tiles.mT, out=scores)
+        scores[-1, :, first_empty:] = -torch.inf
+        if left_out is not None:
+            row, index = left_out(block)
+            counts = column[index] >= 0
+            row, at = row[counts], column[index[counts]]
+            scores[at // width, row, at % width] = -torch.inf
+        values, columns = _best(scores, n)
+        yield block, kept[columns].masked_fill_(values == -torch.inf, -1), values
 
 
 def _checked_n(n: int, size: int) -> int:
@@ -99,24 +177,80 @@ def _checked_n(n: int, size: int) -> int:
     return min(n, size)
 
 
-def _blocks(rows: Tensor, width: int) -> Iterator[Tensor]:
-    return iter(rows.split(max(1, SCORES // width)))
+def _tiles(table: Tensor, n: int) -> Tensor:
+    """The table, (size, k), as (n_tiles, width, k), zeros after its end in the last tile; for `_best` to choose n of.
+
+    The product of a batch of tiles takes a sixth less time than the product with the whole table.
+    """
+    size = len(table)
+    if size < 4 * GROUP * (n + 1):
+        n_tiles, width = 1, max(size, n + 1)
+    else:
+        n_tiles = -(-size // TILE)
+        width = -(-size // (n_tiles * 4 * GROUP)) * 4 * GROUP
+    return pad(table, (0, 0, 0, n_tiles * width - size)).view(n_tiles, width, -1)
 
 
-def _best(blocks: Iterator[Tensor], n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    found = []
-    for scores in blocks:
-        values, indices = scores.topk(n, dim=1)
-        # topk takes any of equal scores at the cut, and in any order; where that matters, sort the row in full.
-        tied = (scores >= values[:, -1:]).sum(1) > n
-        values[tied], indices[tied] = (part[:, :n] for part in scores[tied].sort(dim=1, descending=True, stable=True))
-        by_index = indices.argsort(dim=1)
-        values, indices = values.gather(1, by_index), indices.gather(1, by_index)
-        by_value = values.argsort(dim=1, descending=True, stable=True)
-        found.append((indices.gather(1, by_value), values.gather(1, by_value)))
-    if not found:
-        return torch.empty(0, n, dtype=torch.long, device=like.device), like.new_empty(0, n)
-    return torch.cat([indices for indices, _ in found]), torch.cat([values for _, values in found])
+def _best(scores: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """(rows, n) the n largest scores of each row, largest first, and their columns; ties go to the lower column.
+
+    Of (n_tiles, rows, width) scores, where column c is in tile c // width.
+    """
+    # One more than asked for, since it tells whether the last of them is tied with scores that were not found.
+    values, columns = _largest_in_tiles(scores, n + 1)
+    equal = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)
+    values, columns = values[:, :n], columns[:, :n]
+    for rows in equal[:, -1].nonzero()[:, 0].split(max(1, len(values) // 16)):
+        values[rows], columns[rows] = _lowest(_flat(scores[:, rows]), values[rows, -1:], n)
+    rows = equal.any(1).nonzero()[:, 0]
+    by_column, order = columns[rows].sort(dim=1)
+    values[rows], order = values[rows].gather(1, order).sort(dim=1, descending=True, stable=True)
+    columns[rows] = by_column.gather(1, order)
+    return values, columns
+
+
+def _largest_in_tiles(scores: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n largest scores of each row, largest first, and their columns; ties go to any.
+
+    They are in the n groups with the largest maxima: whatever is in another group, these n maxima are no smaller.
+    So there is one pass over all scores, for the maxima, and a look at few of them after it.
+    """
+    n_tiles, rows, width = scores.shape
+    if n_tiles * width < 4 * GROUP * n:
+        return _largest(_flat(scores), n)
+    groups = scores.view(n_tiles, rows, width // GROUP, GROUP)
+    best = _largest(_flat(groups.amax(3)), n, ordered=False)[1]
+    row = torch.arange(rows, device=scores.device)[:, None]
+    tile, group = best // groups.shape[2], best % groups.shape[2]
+    # embedding() is index_select(), and on a CPU twice as fast.
+    inside = embedding((tile * rows + row) * groups.shape[2] + group, groups.view(-1, GROUP))
+    values, at = _largest(inside.flatten(1), n)
+    return values, best.gather(1, at // GROUP) * GROUP + at % GROUP
+
+
+def _largest(scores: Tensor, n: int, ordered: bool = True) -> tuple[Tensor, Tensor]:
+    """`_largest_in_tiles` of (rows, width) scores: likewise, in groups of four columns that are width/4 apart."""
+    width = scores.shape[1]
+    if width < 16 * n or width % 4:
+        return scores.topk(n, dim=1, sorted=ordered)
+    groups = scores.unflatten(1, (4, -1))
+    best = _largest(groups.amax(1), n, ordered=False)[1]
+    inside = groups.gather(2, best[:, None].expand(-1, 4, -1))
+    values, at = inside.flatten(1).topk(n, dim=1, sorted=ordered)
+    return values, at // n * groups.shape[2] + best.gather(1, at % n)
+
+
+def _lowest(scores: Tensor, least: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Of the n largest scores of each row, of which the least is known, (rows, 1): those with the lowest columns."""
+    above, level = ~(scores <= least), scores == least
+    chosen = above | (level & (level.cumsum(1) <= n - above.sum(1, keepdim=True)))
+    columns = chosen.nonzero()[:, 1].view(-1, n)
+    return scores.gather(1, columns), columns
+
+
+def _flat(tiles: Tensor) -> Tensor:
+    """(n_tiles, rows, width) as (rows, n_tiles · width)."""
+    return tiles.movedim(1, 0).flatten(1)
 
 
 def _entries(ratings: Ratings, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,6 +277,51 @@ def item_frame(dataset: Dataset, indices: Tensor, **values: Tensor) -> pd.DataFr
     return pd.concat([pd.DataFrame({**columns, "id": dataset.item_ids[kept]}), frame], axis=1)
 
 
+def candidate_items(
+    dataset: Dataset,
+    min_ratings: int = 5,
+    *,
+    genres: Iterable[str] = (),
+    years: tuple[int, int] | None = None,
+    exclude: Iterable[Id] = (),
+) -> Tensor:
+    """(n_items,) bool, which items may be recommended.
+
+    Args:
+        min_ratings: those with so many ratings: a film with a single 5-star rating has nothing else to be judged by.
+        genres: those of any of these.
+        years: those from the first year to the last, both included.
+        exclude: but not these, by id or title.
+
+    Raises:
+        InputError: no item has such a genre, an excluded one is unknown, or the items' genres or years are.
+    """
+    chosen = dataset.ratings.item_counts.cpu() >= min_ratings
+    wanted = {genre.strip().casefold(): genre.strip() for genre in genres}
+    if wanted:
+        column = _known_column(dataset, "genres")
+        known = {genre.casefold(): genre for found in column for genre in found}
+        for folded, genre in wanted.items():
+            if folded not in known:
+                raise unknown("genre", genre, sorted(known.values()))
+        chosen &= torch.tensor([any(genre.casefold() in wanted for genre in found) for found in column])
+    if years is not None:
+        first, last = years
+        if first > last:
+            raise InputError(f"years {first} to {last} run backwards; give the first before the last")
+        within = _known_column(dataset, "year").between(first, last).fillna(False)
+        chosen &= torch.from_numpy(within.to_numpy(bool))
+    for one in exclude:
+        chosen[dataset.item_index(one)] = False
+    return chosen
+
+
+def _known_column(dataset: Dataset, name: str) -> pd.Series:
+    if name not in dataset.items:
+        raise InputError(f"{dataset.name} does not know the {name} of its items; ask for any")
+    return dataset.items[name]
+
+
 def recommended_items(
     dataset: Dataset,
     model: MatrixFactorization,
@@ -150,23 +329,36 @@ def recommended_items(
     n: int = 10,
     min_ratings: int = 5,
     posterior: Posterior | None = None,
+    *,
+    candidates: Tensor | None = None,
+    rank_by: Tensor | None = None,
 ) -> pd.DataFrame:
     """The n items the user has not rated in the data with the highest predicted ratings, best first.
 
     With the posterior that the model is the mean of, each with the deviation of its rating.
 
-    Items with fewer than min_ratings ratings are left out: a film with a single 5-star rating has nothing else to be
-    judged by.
+    Args:
+        min_ratings: items with fewer ratings are left out, where no candidates are given.
+        candidates: (n_items,) bool, which items may be recommended.
+        rank_by: (n_items,) what to rank them by in place of predictions.
     """
     device = model.scale.device
     seen = dataset.ratings.select(dataset.ratings.users == user).to(device)
-    known = dataset.ratings.item_counts >= min_ratings
-    indices, predictions = top_n(model, torch.tensor([user], device=device), n, seen, candidates=known, clip=True)
-    columns = {"predicted": predictions[0]}
+    candidates = candidate_items(dataset, min_ratings) if candidates is None else candidates
+    users = torch.tensor([user], device=device)
+    if rank_by is None:
+        indices, predictions = (found[0] for found in top_n(model, users, n, seen, candidates=candidates, clip=True))
+    else:
+        chosen = candidates.to(device, copy=True)
+        chosen[seen.items.long()] = False
+        indices = rank_by.where(chosen, -torch.inf).argsort(descending=True, stable=True)[: _checked_n(n, len(chosen))]
+        indices = indices[chosen[indices]]
+        predictions = model.predict(users.expand(len(indices)), indices, clip=True)
+    columns = {"predicted": predictions}
     if posterior is not None:
-        found = indices[0].clamp_min(0)
+        found = indices.clamp_min(0)
         columns["deviation"] = posterior.deviation(torch.full_like(found, user), found)
-    return item_frame(dataset, indices[0], **columns)
+    return item_frame(dataset, indices, **columns)
 
 
 def similar_items(

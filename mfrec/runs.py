@@ -19,39 +19,30 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mfrec.datasets import Dataset
 from mfrec.errors import InputError
+from mfrec.experiment import TRAIN
 from mfrec.features import dataset_features
 from mfrec.fit import Epoch, Progress
 from mfrec.model import MatrixFactorization
-from mfrec.posterior import Posterior, posterior_from_state
-from mfrec.ratings import Ratings
+from mfrec.objective import Objective
+from mfrec.posterior import posterior_from_state
 from mfrec.solvers import Solver
+from mfrec.trained import Trained
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-FORMAT = 2
-TRAIN, VALID, TEST = 0, 1, 2
-PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
+FORMAT = 3
 # Options that say where things are and not what is computed: no columns of the HParams table.
 PLUMBING = {"format", "name", "run_dir", "resume", "json", "device", "columns", "rating_scale", "duplicates"}
 # Epochs between histograms of the parameters.
 HISTOGRAM_EPOCHS = 10
-
-
-class Trained(NamedTuple):
-    """What a run came to: a model, the posterior it is the mean of if there is one, and the data with its parts."""
-
-    model: MatrixFactorization
-    dataset: Dataset
-    part: Tensor
-    posterior: Posterior | None
 
 
 class Run:
@@ -108,8 +99,8 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The options the run was started with."""
         config = self._read_json("config.json")
-        needed = ("solver", "l2", "bias_l2", "scaling", "implicit", "user_features", "item_features")
-        _require(self.path / "config.json", config, *needed)
+        needed = ("solver", "l2", "bias_l2", "scaling", "damping", "nonnegative", "implicit")
+        _require(self.path / "config.json", config, *needed, "user_features", "item_features")
         return config
 
     def metrics(self) -> dict[str, Any]:
@@ -172,7 +163,10 @@ class Run:
         )
         try:
             model = MatrixFactorization.from_state_dict(
-                state["progress"]["best_model"] or state["model"], user_features=users, item_features=items
+                state["progress"]["best_model"] or state["model"],
+                user_features=users,
+                item_features=items,
+                nonnegative=config["nonnegative"],
             ).to(device)
             saved = state["solver"].get("posterior")
             posterior = None if saved is None else posterior_from_state(saved, model)
@@ -185,7 +179,18 @@ class Run:
                 f"{path} has {model.n_users:,} users and {model.n_items:,} items, but dataset.pt beside it "
                 f"{dataset.ratings.n_users:,} and {dataset.ratings.n_items:,}; restore them or train again"
             )
-        return Trained(model, dataset, part, posterior)
+        return Trained(
+            config["solver"],
+            model,
+            dataset,
+            part,
+            Objective(config["l2"], config["bias_l2"], config["scaling"]),
+            posterior,
+            config["implicit"],
+            config["user_features"],
+            config["item_features"],
+            config["damping"],
+        )
 
     def writer(self, first_epoch: int | None) -> SummaryWriter:
         """A TensorBoard writer into the folder whose curves go on at first_epoch, dropping points from there on."""
@@ -230,12 +235,6 @@ def _require(path: Path, state: Mapping[str, Any], *keys: str) -> None:
     missing = [key for key in keys if key not in state]
     if missing:
         raise InputError(f"{path} lacks {missing[0]!r}, which mfrec writes there; restore it or train again")
-
-
-def split_parts(ratings: Ratings, part: Tensor) -> dict[str, Ratings]:
-    """The ratings of each part by name; a part without ratings is left out."""
-    part = part.to(ratings.device)
-    return {name: ratings.select(part == number) for name, number in PARTS.items() if bool((part == number).any())}
 
 
 def log_parameters(writer: SummaryWriter, model: MatrixFactorization, news: Epoch) -> None:

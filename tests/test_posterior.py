@@ -94,7 +94,7 @@ def test_the_mean_field_deviation_is_that_of_drawn_gaussians():
     variances = [0.3 * torch.rand(t.shape, generator=generator, dtype=torch.float64) * f
                  for t, f in zip(tables, free, strict=True)]  # fmt: skip
     noise = [torch.full((n, 1), t, dtype=torch.float64) for n, t in ((N_USERS, 0.8), (N_ITEMS, 1.25))]
-    found = MeanField(model, (variances[0], variances[1]), 4.0, (noise[0], noise[1])).deviation(USERS, ITEMS)
+    found = MeanField(model, variances, free, 4.0, noise).deviation(USERS, ITEMS)
     squares = torch.zeros(len(USERS), dtype=torch.float64)
     for _ in range(4000):
         users, items = (t + torch.randn(t.shape, generator=generator, dtype=torch.float64) * v.sqrt()

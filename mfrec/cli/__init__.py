@@ -7,14 +7,17 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mfrec.cli.ask import Data, Evaluate, Recommend, Similar, Solvers
+from mfrec.cli.evaluate import Evaluate, Predict
 from mfrec.cli.options import parse
+from mfrec.cli.recommend import Recommend, Similar
+from mfrec.cli.show import Data, Solvers
 from mfrec.cli.train import Train, parse_train
 from mfrec.errors import InputError, unknown
 
 VERBS: dict[str, Callable[..., Callable[[], int]]] = {
     "train": Train,
     "evaluate": Evaluate,
+    "predict": Predict,
     "recommend": Recommend,
     "similar": Similar,
     "data": Data,
@@ -36,6 +39,8 @@ def main(arguments: Sequence[str]) -> int:
         return 141
     except InputError as error:
         return _refuse(str(error))
+    except KeyboardInterrupt:
+        return 130
     except OSError as error:
         return _refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
 

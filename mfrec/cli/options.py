@@ -19,6 +19,8 @@ from mfrec.errors import InputError
 from mfrec.solvers import SOLVERS
 
 Device = Literal["auto", "cpu", "cuda"]
+RunPath = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+Count = Annotated[int, tyro.conf.arg(aliases=["-n"])]
 # A flag that has no --no- form.
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +11,13 @@ import pandas as pd
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mfrec.datasets import Dataset
+from mfrec.datasets.newcomers import YOU
 from mfrec.fit import Epoch
+from mfrec.ranking import RankingReport
 from mfrec.recommend import item_frame
 
 
@@ -40,18 +43,31 @@ def epoch_progress(epochs: int, done: int, solver: str, *, quiet: bool = False) 
         yield report
 
 
+@contextmanager
+def count_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that fills as so many more are done.  Silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.completed:,}/{task.total:,} {task.description}"), BarColumn(bar_width=24))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, advance=done)
+
+
 # How each kind of number is written, by the name of its column; anything else as it is.
 FORMATS = {
     "rating": ".1f",
     "predicted": ".2f",
     "deviation": ".2f",
+    "n_ratings": ",",
+    "rmse": ".4f",
+    "mae": ".4f",
     "cosine": ".3f",
     "RMSE": ".4f",
     "MAE": ".4f",
     "mean": ".2f",
     "seconds": ".1f",
 }
-WRAPPED = ("title", "genres", "what it does", "to tune", "takes")
+WRAPPED = ("title", "genres", "what it does", "to tune", "takes", "because")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -61,10 +77,16 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         numeric = all(isinstance(row[position], int | float) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", no_wrap=name not in WRAPPED)
     for row in rows:
-        table.add_row(*(format(value, FORMATS.get(name, "")) for name, value in zip(columns, row, strict=True)))
+        table.add_row(*(_cell(name, value) for name, value in zip(columns, row, strict=True)))
     console = Console()
     console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
+
+
+def _cell(column: str, value: object) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return "-"
+    return format(value, FORMATS.get(column, ".4f" if isinstance(value, float) else ""))
 
 
 def print_errors(title: str, measured: Mapping[str, Mapping[str, float]]) -> None:
@@ -84,13 +106,44 @@ def print_items(title: str, items: pd.DataFrame) -> None:
 
 
 def print_recommendations(dataset: Dataset, user: int, recommended: pd.DataFrame) -> None:
-    """What the user rated highest, and under it what is recommended, a frame of `recommended_items`."""
+    """What the user rated highest, and under it what is recommended, a frame of `Trained.recommend`."""
     own = dataset.ratings.select(dataset.ratings.users == user)
     liked = torch.argsort(own.values, descending=True, stable=True)[:5]
-    name = dataset.user_ids[user]
-    rated = item_frame(dataset, own.items[liked], rating=own.values[liked])
-    print_items(f"user {name} rated highest, of {len(own):,} ratings", rated)
-    print_items(f"recommended to user {name}", recommended)
+    name = "you" if dataset.user_ids[user] == YOU else f"user {dataset.user_ids[user]}"
+    if len(own):
+        rated = item_frame(dataset, own.items[liked], rating=own.values[liked])
+        print_items(f"{name} rated highest, of {len(own):,} ratings", rated)
+    shown = recommended.copy()
+    if "because" in shown:
+        shown["because"] = [
+            ", ".join(f"{r.title} {r.rating:g} ({r.share:+.2f})" for r in why) for why in shown["because"]
+        ]
+    print_items(f"recommended to {name}", shown)
+    if "ranked by" in recommended.attrs:
+        print(f"ranked by {recommended.attrs['ranked by']}")
+
+
+def print_breakdown(title: str, errors: pd.DataFrame, most: int) -> None:
+    """A frame of `metrics.errors_by`; of more groups than are shown, the first."""
+    shown = errors.head(most) if len(errors) > 2 * most else errors
+    kept = shown if errors.columns[0] == "rating" else shown.astype({errors.columns[0]: str})
+    print_table(title, list(kept.columns), list(kept.itertuples(index=False, name=None)))
+    if len(shown) < len(errors):
+        print(f"{len(shown)} of {len(errors):,}, the largest RMSE first; --json prints all")
+
+
+def print_ranking(title: str, lists: RankingReport) -> None:
+    """Each metric's mean over users, with its 95 % interval."""
+    rows = [
+        (name.replace("_", " "), mean, "–".join(f"{end:.4f}" for end in lists.intervals[name]))
+        for name, mean in lists.means.items()
+    ]
+    print_table(title, ("metric", f"@{lists.n}", "95 % interval"), rows)
+    print(
+        f"relevant is a rating of {lists.threshold:g} or more; means over {lists.n_users:,} users who gave one, "
+        f"without {lists.n_left_out:,} who gave none"
+    )
+    print(f"recommended to someone: {lists.catalogue_coverage:.1%} of the items; novelty {lists.novelty:.2f} bits")
 
 
 def print_dataset(summary: Mapping[str, Any]) -> None:

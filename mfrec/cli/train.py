@@ -23,14 +23,13 @@ from mfrec.cli import report
 from mfrec.cli.options import Device, Switch, knobs, parse, pick_device
 from mfrec.datasets import Dataset, load
 from mfrec.errors import InputError, unknown
-from mfrec.features import dataset_features
+from mfrec.experiment import draw_parts, make_solver, split_parts
 from mfrec.fit import Diverged, Epoch, Progress, answer, fit, posterior_of, stalled
 from mfrec.metrics import evaluate, evaluate_parts, with_coverage
-from mfrec.model import MatrixFactorization
 from mfrec.objective import Objective
-from mfrec.ratings import Ratings, random_split
+from mfrec.ratings import Ratings
 from mfrec.recommend import recommended_items, similar_items
-from mfrec.runs import TEST, TRAIN, VALID, Run, log_hparams, log_parameters, split_parts
+from mfrec.runs import Run, log_hparams, log_parameters
 from mfrec.solvers import DEFAULT, SOLVERS, Solver
 
 
@@ -147,44 +146,18 @@ class Train:
     def _part(self, dataset: Dataset) -> Tensor:
         """(n_ratings,) TRAIN, VALID or TEST."""
         generator = torch.Generator().manual_seed(self.seed)
-        part = torch.full((len(dataset.ratings),), TRAIN, dtype=torch.uint8)
-        test = dataset.test_mask(self.split, self.test_fraction, generator)
-        part[test] = TEST
         fraction = self.valid_fraction
         if fraction is None:
             fraction = 1 / 9 if self.data == "ml-latest-small" else 0.05
-        training = dataset.ratings.select(~test)
-        part[(~test).nonzero().squeeze(1)[random_split(training, fraction, generator)]] = VALID
-        if not bool((part == TRAIN).any()):
-            raise InputError(
-                f"none of the {len(part):,} ratings of {dataset.name} is left to train on; "
-                "lower --test-fraction and --valid-fraction"
-            )
-        return part
+        return draw_parts(dataset, self.split, self.test_fraction, fraction, generator)
 
     def _experiment(self, dataset: Dataset, part: Tensor, device: torch.device) -> Experiment:
-        generator = torch.Generator().manual_seed(self.seed)
         parts = split_parts(dataset.ratings.to(device), part)
-        user_features, item_features = dataset_features(
-            dataset, parts["train"], self.implicit, self.user_features, self.item_features
-        )
-        objective = Objective(self.l2, self.bias_l2, self.scaling)
-        model = MatrixFactorization.from_ratings(
-            parts["train"],
-            self.rank,
-            biases=self.biases,
-            offset=self.offset,
-            damping=self.damping,
-            scale=dataset.scale,
-            user_features=user_features,
-            item_features=item_features,
-            item_ids=self.item_ids,
-            nonnegative=self.nonnegative,
-            init=self.init,
-            generator=generator,
-        )
-        own = {knob.name: getattr(self, knob.name) for knob in knobs(self.solver)}
-        solver = SOLVERS[self.solver](model, parts["train"], objective, generator=generator, **own)
+        taken = [p.name for p in inspect.signature(make_solver).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        own = [knob.name for knob in knobs(self.solver)]
+        options = {name: getattr(self, name) for name in [*taken, *own] if name != "generator"}
+        generator = torch.Generator().manual_seed(self.seed)
+        solver = make_solver(self.solver, dataset, parts["train"], generator=generator, **options)
         return Experiment(dataset, parts, solver)
 
     def _fit(self, run: Run, experiment: Experiment, progress: Progress) -> tuple[Progress, bool]:

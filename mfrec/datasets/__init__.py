@@ -7,12 +7,13 @@ from pathlib import Path
 
 from mfrec.datasets.dataset import Dataset, Duplicates
 from mfrec.datasets.downloads import GROUPLENS, NAMED, zip_of
+from mfrec.datasets.newcomers import new_items, new_users
 from mfrec.datasets.readers import read
 from mfrec.datasets.synthetic import synthetic
 from mfrec.datasets.tables import Scale
 from mfrec.errors import InputError, unknown
 
-__all__ = ["NAMED", "Dataset", "load", "synthetic"]
+__all__ = ["NAMED", "Dataset", "load", "new_items", "new_users", "synthetic"]
 
 
 def load(

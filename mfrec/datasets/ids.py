@@ -73,3 +73,13 @@ def find_id(ids: pd.Index, typed: Id) -> int | None:
         candidates.insert(1, int(typed))
     at = ids.get_indexer(pd.Index(candidates, dtype=object))
     return next((int(index) for index in at if index >= 0), None)
+
+
+def indices_of(ids: pd.Index, typed: pd.Series) -> npt.NDArray[np.int64]:
+    """The index of each id of a column, as `find_id` finds it, and -1 for none."""
+    found = ids.get_indexer(pd.Index(typed, dtype=object))
+    unknown = found < 0
+    if unknown.any():
+        texts = pd.Index([str(one) for one in ids], dtype=object)
+        found[unknown] = texts.get_indexer(pd.Index([str(one) for one in typed[unknown]], dtype=object))
+    return found.astype(np.int64)

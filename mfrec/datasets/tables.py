@@ -204,13 +204,18 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "…")
 
 
-def _read_parquet(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.DataFrame, Scale | None]:
+def parquet_frame(where: str, data: bytes) -> pd.DataFrame:
+    """The table of a parquet file's bytes."""
     try:
-        frame = pd.read_parquet(io.BytesIO(data))
+        return pd.read_parquet(io.BytesIO(data))
     except ImportError as error:
         raise InputError(f"{where} is parquet, which needs pyarrow; pip install pyarrow, or give a CSV") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{where} is not whole parquet ({str(error).splitlines()[0]}); make it again") from error
+
+
+def _read_parquet(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.DataFrame, Scale | None]:
+    frame = parquet_frame(where, data)
     names = _named_columns(where, [str(name) for name in frame.columns], wanted)
     ratings = frame[list(names.values())].set_axis(list(names), axis=1)
     return ratings, (0.5, 5.0) if _is_movielens(names) else None

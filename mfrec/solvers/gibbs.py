@@ -29,14 +29,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mfrec.errors import InputError
 from mfrec.model import ITEM, USER, MatrixFactorization, Term
 from mfrec.objective import Objective, squared_error
-from mfrec.posterior import NOISE_SHAPE, Samples
+from mfrec.posterior import NOISE_SHAPE, Samples, standard_gamma
 from mfrec.ratings import Ratings
 from mfrec.solvers.ridge import minimize_by_cg, problem, sides_of, weighed_by
 from mfrec.sparse import matmul, sampled_dot
@@ -89,7 +88,7 @@ class Gibbs:
         self.model, self.ratings, self.objective, self.generator = model, ratings, objective, generator
         self.burn_in, self.same_noise = burn_in, same_noise
         self.cg_steps, self.feature_steps = cg_steps, feature_steps
-        self.samples = Samples(model, samples)
+        self.samples = Samples(model, samples, same_noise)
         self.sides = sides_of(model, ratings)
         self.terms = model.all_terms
         # λ and m of each term.  Where ratings are d apart, factors are √d: a wide enough prior to start from, whatever
@@ -171,10 +170,7 @@ class Gibbs:
         return self._gamma(shape, PRIOR_RATE + 0.5 * squares).to(weights.dtype), torch.zeros_like(weights[0])
 
     def _gamma(self, shape: Tensor, rate: Tensor) -> Tensor:
-        # torch draws gammas from its global generator alone; numpy takes a seed.
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        standard = np.random.default_rng(seed).standard_gamma(shape.cpu().numpy())
-        return torch.as_tensor(standard, dtype=torch.float64).to(rate.device) / rate
+        return standard_gamma(shape, self.generator).to(rate.device) / rate
 
     def _normal(self, shape: tuple[int, ...]) -> Tensor:
         # Drawn on the CPU whatever the device, so that devices draw alike.

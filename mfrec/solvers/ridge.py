@@ -23,7 +23,7 @@ is `matmul(R, w ∘ sampled_dot(R, F D, X̃), X̃)` and Fᵀ of it: no k × k ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -154,27 +154,40 @@ def minimize_by_cg(problem: Problem, steps: int) -> Tensor:
 
 
 def minimize_exactly(problem: Problem) -> Tensor:
-    """The term's table at the minimum, by the Cholesky factors of each row's normal matrix; identity terms only.
-
-    Column a of all normal matrices at once is matmul(R, w, x̃_a ∘ X̃): nothing of shape (entries × k) is gathered.
-    """
-    side = problem.side
-    columns = side.free[0].nonzero()[:, 0]
-    right, own, k = problem.right[:, columns, None], problem.other[:, columns], len(columns)
-    ridge = problem.ridge.expand_as(problem.own)[:, columns]
+    """The term's table at the minimum, by the Cholesky factors of each row's normal matrix; identity terms only."""
+    columns = problem.side.free[0].nonzero()[:, 0]
+    right, ridge = problem.right[:, columns], problem.ridge.expand_as(problem.own)[:, columns]
     table = problem.own.clone()
-    size = max(1, NORMAL_NUMBERS // (k * k))
-    for first in range(0, len(table), size):
-        block, rows = side.pattern.row_block(first, first + size), slice(first, first + size)
-        entries = slice(int(side.pattern.crow[first]), int(side.pattern.crow[min(first + size, len(table))]))
-        weights = torch.ones_like(problem.residuals[entries]) if side.weights is None else side.weights[entries]
-        normal = torch.stack([matmul(block, weights, own * own[:, a, None]) for a in range(k)], 2)
-        # Without penalty a row with fewer ratings than columns has many minima: the last digit of ridge picks one.
-        diagonal = normal.diagonal(dim1=1, dim2=2)
-        diagonal.add_(ridge[rows])
-        diagonal.add_(torch.finfo(own.dtype).eps * diagonal.amax(1, keepdim=True).clamp_min(1))
-        table[rows, columns] += torch.cholesky_solve(right[rows], torch.linalg.cholesky(normal))[..., 0]
+    for rows, normal in normal_matrices(problem.side, problem.other):
+        change = torch.cholesky_solve(right[rows, :, None], cholesky(normal, ridge[rows]))
+        table[rows, columns] += change[..., 0]
     return table
+
+
+def normal_matrices(side: Side, other: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """A = Σ w x̃ x̃ᵀ in the free columns, a block of rows after another: (rows, (n_rows, k, k)).
+
+    Column a of all of a block at once is matmul(R, w, x̃_a ∘ X̃): nothing of shape (entries × k) is gathered.
+    """
+    own = other[:, side.free[0] > 0]
+    k, n_rows = own.shape[1], side.pattern.shape[0]
+    size = max(1, NORMAL_NUMBERS // (k * k))
+    for first in range(0, n_rows, size):
+        end = min(first + size, n_rows)
+        entries = slice(int(side.pattern.crow[first]), int(side.pattern.crow[end]))
+        weights = own.new_ones(entries.stop - entries.start) if side.weights is None else side.weights[entries]
+        block = side.pattern.row_block(first, end)
+        yield slice(first, end), torch.stack([matmul(block, weights, own * own[:, a, None]) for a in range(k)], 2)
+
+
+def cholesky(normal: Tensor, ridge: Tensor) -> Tensor:
+    """The Cholesky factors of A + Λ, (n, k, k), for diagonals Λ, (n, k)."""
+    penalized = normal + torch.diag_embed(ridge)
+    # Without penalty a row with fewer ratings than columns has many minima: the last digit of ridge picks one.
+    diagonal = penalized.diagonal(dim1=1, dim2=2)
+    diagonal.add_(torch.finfo(normal.dtype).eps * diagonal.amax(1, keepdim=True).clamp_min(1))
+    factors: Tensor = torch.linalg.cholesky(penalized)
+    return factors
 
 
 def minimize_by_columns(problem: Problem, rank: int) -> Tensor:

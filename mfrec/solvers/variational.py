@@ -91,10 +91,7 @@ class VariationalBayes:
     @property
     def posterior(self) -> MeanField:
         """The approximate posterior as it is now."""
-        noise_users, noise_items = self._noise()
-        return MeanField(
-            self.model, (self.variances[USER], self.variances[ITEM]), self.alpha, (noise_users, noise_items)
-        )
+        return MeanField(self.model, self.variances, self.precision, self.alpha, self._noise())
 
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
@@ -168,7 +165,6 @@ class VariationalBayes:
         return {
             "epochs": self.epochs,
             "alpha": self.alpha,
-            "precision": self.precision,
             "gammas": self.gammas,
             "posterior": self.posterior.state_dict(),
         }
@@ -176,7 +172,7 @@ class VariationalBayes:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs, self.alpha = state["epochs"], state["alpha"]
         device = self.ratings.device
-        self.precision = [tensor.to(device) for tensor in state["precision"]]
+        self.precision = [tensor.to(device) for tensor in state["posterior"]["precision"]]
         self.variances = [tensor.to(device) for tensor in state["posterior"]["variances"]]
         self.gammas = [tensor.to(device) for tensor in state["gammas"]]
         self.sides = weighed_by(self.sides, self.ratings, self._noise())

@@ -1,4 +1,4 @@
-"""The verbs that ask something of a run or of a data set: evaluate, recommend, similar, data."""
+"""The verbs that show what there is: data and solvers."""
 
 from __future__ import annotations
 
@@ -16,104 +16,11 @@ import torch
 import tyro
 
 from mfrec.cli import report
-from mfrec.cli.options import Device, Switch, pick_device
+from mfrec.cli.options import Switch
 from mfrec.cli.train import parse_train
 from mfrec.datasets import Dataset, load
-from mfrec.errors import InputError
-from mfrec.metrics import evaluate_parts, with_coverage
-from mfrec.objective import Objective
-from mfrec.recommend import recommended_items, similar_items, similar_users
-from mfrec.runs import Run, split_parts
+from mfrec.runs import Run
 from mfrec.solvers import SOLVERS
-
-RunPath = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-Count = Annotated[int, tyro.conf.arg(aliases=["-n"])]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Measure a run's model on its train, valid and test parts."""
-
-    run: RunPath
-    """Run folder."""
-    device: Device = "auto"
-    """Where to compute."""
-    json: Switch = False
-    """Print JSON instead of a table."""
-
-    def __call__(self) -> int:
-        run, device = Run.open(self.run), pick_device(self.device)
-        config, (model, dataset, part, posterior) = run.config(), run.trained(device)
-        objective = Objective(config["l2"], config["bias_l2"], config["scaling"])
-        parts = split_parts(dataset.ratings.to(device), part)
-        measured = with_coverage(evaluate_parts(model, objective, parts), parts, model, posterior)
-        if self.json:
-            print(json.dumps({"run": str(run.path), **measured}, indent=2))
-        else:
-            report.print_errors(f"{run.path}, {config['solver']} on {dataset.name}", measured)
-        return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Recommend:
-    """Recommend items that a user has not rated."""
-
-    run: RunPath
-    """Run folder."""
-    user: str
-    """Id of the user, as the data has it."""
-    number: Count = 10
-    """How many items."""
-    min_ratings: int = 5
-    """Leave out items with fewer ratings: a film with a single 5-star rating has nothing else to be judged by."""
-    json: Switch = False
-    """Print JSON instead of tables."""
-
-    def __call__(self) -> int:
-        run = Run.open(self.run)
-        model, dataset, _, posterior = run.trained()
-        user = dataset.user_index(self.user)
-        found = recommended_items(dataset, model, user, self.number, self.min_ratings, posterior)
-        if self.json:
-            _print_json(found)
-        else:
-            report.print_recommendations(dataset, user, found)
-        return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Similar:
-    """Find the items, or the users, most similar to one, by the cosine of their factors."""
-
-    run: RunPath
-    """Run folder."""
-    item: str | None = None
-    """Id or title of the item to compare."""
-    user: str | None = None
-    """Id of the user to compare, instead of an item."""
-    number: Count = 10
-    """How many."""
-    min_ratings: int = 20
-    """Leave out those with fewer ratings: little is known of where their factors point."""
-    json: Switch = False
-    """Print JSON instead of a table."""
-
-    def __call__(self) -> int:
-        run = Run.open(self.run)
-        model, dataset, _, _ = run.trained()
-        if self.item is not None and self.user is None:
-            item = dataset.item_index(self.item)
-            name, found = dataset.title(item), similar_items(dataset, model, item, self.number, self.min_ratings)
-        elif self.user is not None and self.item is None:
-            user = dataset.user_index(self.user)
-            name, found = f"user {self.user}", similar_users(dataset, model, user, self.number, self.min_ratings)
-        else:
-            raise InputError("similar compares one item or one user; give either --item or --user")
-        if self.json:
-            _print_json(found)
-        else:
-            report.print_items(f"similar to {name}", found)
-        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +115,3 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         for i in most
     ]
     return summary
-
-
-def _print_json(frame: pd.DataFrame) -> None:
-    print(frame.to_json(orient="records", indent=2, force_ascii=False))

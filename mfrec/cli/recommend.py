@@ -1,0 +1,231 @@
+"""The verbs that recommend and compare: recommend, similar."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pandas as pd
+import torch
+import tyro
+
+from mfrec.cli import report
+from mfrec.cli.options import Count, Device, RunPath, Switch, pick_device
+from mfrec.cli.output import TableWriter, print_json
+from mfrec.datasets.ids import Id
+from mfrec.datasets.pairs import read_table
+from mfrec.errors import InputError
+from mfrec.recommend import candidate_items, similar_items, similar_users
+from mfrec.runs import Run
+from mfrec.trained import Trained
+
+Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+# How many of a user's own ratings speak for a recommendation in --why.
+REASONS = 3
+# Bytes of a score.
+SCORE = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommend:
+    """Recommend items to a user of the run, to someone new by their ratings, or to all users.
+
+    Without --user, --ratings, --rate and --all: to someone of whom no rating is known.
+    """
+
+    run: RunPath
+    """Run folder."""
+    user: str | None = None
+    """Id of a user in the run."""
+    rate: Several = ()
+    """A rating of someone new, as "Toy Story (1995)=5", by title or id; give it again for each."""
+    ratings: str | None = None
+    """A table of ratings of someone new, or of many: columns item and rating, and user for many."""
+    about: Several = ()
+    """What is known of someone new, as gender=F, in a run trained with --user-features; give it again for each."""
+    all: Switch = False
+    """Recommend to every user, into the --output file."""
+    number: Count = 10
+    """How many items."""
+    min_ratings: int = 5
+    """Leave out items with fewer ratings: a film with a single 5-star rating has nothing else to be judged by."""
+    genres: str = ""
+    """Only items of one of these genres: Drama,Comedy."""
+    years: tuple[int, int] | None = None
+    """Only items from the first to the last of two years."""
+    exclude: Several = ()
+    """An item not to recommend, by id or title, or a text file with one a line; give it again for each."""
+    why: Switch = False
+    """Show which of the user's own ratings speak most for each item."""
+    explore: Literal["none", "upper", "thompson"] = "none"
+    """Rank by the upper end of what may be expected, or by a draw of it, rather than by the prediction."""
+    seed: int = 0
+    """Seeds draws from the posterior."""
+    output: str | None = None
+    """A .csv or .parquet file to write recommendations to."""
+    memory: int = 256
+    """Megabytes of scores held at a time by --all."""
+    device: Device = "auto"
+    """Where to compute."""
+    json: Switch = False
+    """Print JSON instead of tables."""
+
+    def __call__(self) -> int:
+        sources = {"--user": self.user, "--ratings": self.ratings or self.rate or self.about, "--all": self.all}
+        given = [name for name, value in sources.items() if value]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} ask for different users; give one of them")
+        trained = Run.open(self.run).trained(pick_device(self.device))
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.user is None and not self.all:
+            trained = self._folded(trained, generator)
+        candidates = candidate_items(
+            trained.origin.dataset,
+            self.min_ratings,
+            genres=[genre for genre in self.genres.split(",") if genre.strip()],
+            years=self.years,
+            exclude=_items(self.exclude),
+        )
+        many = self.all or (self.user is None and len(trained.dataset.user_ids) > 1)
+        if many or self.output is not None:
+            return self._write(trained, candidates, generator, many)
+        found = trained.recommend(
+            self.user,
+            self.number,
+            candidates=candidates,
+            explore=self.explore,
+            reasons=REASONS if self.why else 0,
+            generator=generator,
+        )
+        if self.json:
+            print_json(found)
+        else:
+            report.print_recommendations(trained.dataset, trained.user_index(self.user), found)
+        return 0
+
+    def _folded(self, trained: Trained, generator: torch.Generator) -> Trained:
+        ratings: pd.DataFrame | dict[Id, float] = dict(_rating(text) for text in self.rate)
+        if self.ratings is not None:
+            ratings = read_table(self.ratings, ("item", "rating"), ("user",))
+            if self.rate:
+                raise InputError("--rate and --ratings are both ratings of someone new; put them all in the file")
+        about = dict(_pair(text, "about", "gender=F") for text in self.about)
+        known = [name.strip() for name in trained.user_features.split(",") if name.strip()]
+        for name in about:
+            if name not in known:
+                told = f"takes {', '.join(known)}" if known else "was trained without --user-features"
+                raise InputError(f"about {name} tells nothing to this run, which {told}")
+        users = None if not about else pd.DataFrame([about])
+        return trained.fold_in_users(ratings, users, generator=generator)
+
+    def _write(self, trained: Trained, candidates: torch.Tensor, generator: torch.Generator, many: bool) -> int:
+        if self.output is None:
+            raise InputError(
+                f"recommendations to {len(trained.dataset.user_ids):,} users need a file; name one by --output"
+            )
+        if self.why:
+            raise InputError("--why is for one user on the terminal; leave out --output and --all")
+        users = None if many else [trained.user_index(self.user)]
+        blocks = trained.recommend_blocks(
+            self.number,
+            users,
+            candidates=candidates,
+            explore=self.explore,
+            scores_held=max(self.memory, 1) * 2**20 // SCORE,
+            generator=generator,
+        )
+        n_users = len(trained.dataset.user_ids) if users is None else len(users)
+        with TableWriter(Path(self.output)) as writer, report.count_progress("users", n_users) as advance:
+            for n_done, frame in blocks:
+                writer.write(frame)
+                advance(n_done)
+        print(f"{writer.rows:,} recommendations to {n_users:,} users in {self.output}")
+        return 0
+
+
+def _rating(text: str) -> tuple[Id, float]:
+    item, stars = _pair(text, "rate", '"Toy Story (1995)=5"')
+    try:
+        return item, float(stars)
+    except ValueError:
+        raise InputError(f'rate {text!r} ends in {stars!r}, which is no number; write "TITLE=STARS"') from None
+
+
+def _pair(text: str, option: str, example: str) -> tuple[str, str]:
+    # Titles have = in them more often than ratings have.
+    name, equals, value = text.rpartition("=")
+    if not equals or not name.strip():
+        raise InputError(f"{option} {text!r} is not NAME=VALUE; write it as {example}")
+    return name.strip(), value.strip()
+
+
+def _items(given: Iterable[str]) -> list[Id]:
+    """Ids and titles as given, with those of files in their place."""
+    found: list[Id] = []
+    for one in given:
+        path = Path(one)
+        if len(one) < 255 and path.is_file():
+            found += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        else:
+            found.append(one)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Similar:
+    """Find the items, or the users, most similar to one, by the cosine of their factors."""
+
+    run: RunPath
+    """Run folder."""
+    item: str | None = None
+    """Id or title of the item to compare."""
+    user: str | None = None
+    """Id of the user to compare, instead of an item."""
+    all: Switch = False
+    """Compare every item, into the --output file."""
+    number: Count = 10
+    """How many."""
+    min_ratings: int = 20
+    """Leave out those with fewer ratings: little is known of where their factors point."""
+    output: str | None = None
+    """A .csv or .parquet file for --all."""
+    memory: int = 256
+    """Megabytes of scores held at a time by --all."""
+    json: Switch = False
+    """Print JSON instead of a table."""
+
+    def __call__(self) -> int:
+        trained = Run.open(self.run).trained()
+        model, dataset = trained.model, trained.dataset
+        if [self.item is not None, self.user is not None, self.all].count(True) != 1:
+            raise InputError("similar compares one item, one user or all items; give one of --item, --user and --all")
+        if self.all:
+            return self._write(trained)
+        if self.item is not None:
+            item = dataset.item_index(self.item)
+            name, found = dataset.title(item), similar_items(dataset, model, item, self.number, self.min_ratings)
+        else:
+            assert self.user is not None
+            user = dataset.user_index(self.user)
+            name, found = f"user {self.user}", similar_users(dataset, model, user, self.number, self.min_ratings)
+        if self.json:
+            print_json(found)
+        else:
+            report.print_items(f"similar to {name}", found)
+        return 0
+
+    def _write(self, trained: Trained) -> int:
+        if self.output is None:
+            raise InputError("all items need a file for those similar to them; name one by --output")
+        blocks = trained.similar_blocks(
+            self.number, min_ratings=self.min_ratings, scores_held=max(self.memory, 1) * 2**20 // SCORE
+        )
+        n_items = len(trained.dataset.item_ids)
+        with TableWriter(Path(self.output)) as writer, report.count_progress("items", n_items) as advance:
+            for n_done, frame in blocks:
+                writer.write(frame)
+                advance(n_done)
+        print(f"{writer.rows:,} similar items of {n_items:,} in {self.output}")
+        return 0
