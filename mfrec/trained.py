@@ -10,6 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,8 +25,8 @@ from mfrec.errors import InputError
 from mfrec.errors import unknown as unknown_name
 from mfrec.experiment import TRAIN
 from mfrec.features import Features, side_features
-from mfrec.fold_in import explain, fold_in_item, fold_in_user
-from mfrec.model import ITEM, SIDES, MatrixFactorization, centring_offset
+from mfrec.fold_in import Folded, explain, fold_in_item, fold_in_user
+from mfrec.model import ITEM, SIDES, USER, MatrixFactorization, centring_offset
 from mfrec.new_rows import Law
 from mfrec.objective import Objective
 from mfrec.posterior import NINETY, Posterior
@@ -34,6 +35,7 @@ from mfrec.recommend import candidate_items, item_frame, recommended_items, simi
 
 logger = logging.getLogger("mfrec")
 Explore = Literal["none", "upper", "thompson"]
+BY_PREDICTION = "predicted rating"
 EXPLORE: tuple[Explore, ...] = ("none", "upper", "thompson")
 
 
@@ -86,7 +88,7 @@ class Trained:
         """What was trained: this, or what the users or items of this were folded into."""
         return self if self.source is None else self.source.origin
 
-    @property
+    @cached_property
     def train(self) -> Ratings:
         """The ratings that were trained on."""
         return self.dataset.ratings.select(self.part == TRAIN).to(self.model.scale.device)
@@ -102,7 +104,7 @@ class Trained:
         rating: str = "rating",
         generator: torch.Generator | None = None,
     ) -> Trained:
-        """The same items with new users, by their ratings: all that can be asked of this can be asked of that.
+        """The trained items with new users, by their ratings: all that can be asked of this can be asked of that.
 
         Args:
             ratings, users, user, item, rating: as `datasets.new_users` takes them.
@@ -128,7 +130,7 @@ class Trained:
         rating: str = "rating",
         generator: torch.Generator | None = None,
     ) -> Trained:
-        """The same users with new items, by their ratings and what `items` tells of them, such as genres.
+        """The trained users with new items, by their ratings and what `items` tells of them, such as genres.
 
         Args:
             ratings, items, user, item, rating: as `datasets.new_items` takes them.
@@ -140,10 +142,7 @@ class Trained:
         features = side_features(
             "items", self.dataset, dataset.ratings, self.implicit, self.item_features, dataset.items
         )
-        offset = None
-        if self.model.offset is not None and self.model.offset.ndim:
-            mean = float(self.train.values.double().mean())
-            offset = centring_offset(dataset.ratings, "item", self.damping, mean)
+        offset = self._new_offset(dataset.ratings)
         folded = fold_in_item(
             self.model, dataset.ratings, self.law, features=features, offset=offset, generator=generator
         )
@@ -185,21 +184,39 @@ class Trained:
         train = self.origin.train.values.double()
         prediction = torch.full((len(users),), float(train.mean()))
         deviation = torch.full((len(users),), float(train.std()))
-        nothing = pd.DataFrame({"user": [], "item": [], "rating": []})
         for user_known, item_known in ((True, True), (False, True), (True, False)):
             pairs = ((users >= 0) == user_known) & ((items >= 0) == item_known)
             if not bool(pairs.any()):
                 continue
-            asked, rows = self, (users[pairs], items[pairs])
-            if not user_known:
-                asked, rows = self.fold_in_users({}), (torch.zeros_like(rows[0]), rows[1])
-            elif not item_known:
-                asked = self.fold_in_items(nothing, pd.DataFrame({"item": [""]}))
-                rows = rows[0], torch.zeros_like(rows[1])
-            prediction[pairs] = asked.model.predict(*rows, clip=True).to(prediction)
-            if asked.posterior is not None:
-                deviation[pairs] = asked.posterior.deviation(*rows).to(deviation)
+            asked: tuple[MatrixFactorization, Posterior | None] = self.model, self.posterior
+            if not (user_known and item_known):
+                asked = self._stranger(ITEM if user_known else USER)
+            rows = users[pairs].clamp_min(0), items[pairs].clamp_min(0)
+            model, posterior = asked
+            prediction[pairs] = model.predict(*rows, clip=True).to(prediction)
+            if posterior is not None:
+                deviation[pairs] = posterior.deviation(*rows).to(deviation)
         return {"prediction": prediction} | ({} if self.posterior is None else {"deviation": deviation})
+
+    def _stranger(self, side: int) -> Folded:
+        """One row of which nothing is known, neither ratings nor features, beside all of the other side."""
+        model, none = self.model, torch.zeros(0, dtype=torch.long)
+        sizes = (1, model.n_items) if side == USER else (model.n_users, 1)
+        ratings, features = Ratings(none, none, torch.zeros(0), *sizes), {}
+        if self.source is None:
+            columns = (self.user_features, self.item_features)[side]
+            unknown_row = pd.DataFrame(index=[0])
+            features = side_features(f"{SIDES[side]}s", self.dataset, ratings, self.implicit, columns, unknown_row)
+        if side == USER:
+            return fold_in_user(model, ratings, self.law, features=features)
+        return fold_in_item(model, ratings, self.law, features=features, offset=self._new_offset(ratings))
+
+    def _new_offset(self, ratings: Ratings) -> Tensor | None:
+        """(n_items,) what centring subtracts from new items, where it is each item's own mean."""
+        if self.model.offset is None or not self.model.offset.ndim:
+            return None
+        mean = float(self.origin.train.values.double().mean())
+        return centring_offset(ratings, "item", self.damping, mean)
 
     def _tell_of_unknown(self, *sides: tuple[npt.NDArray[np.int64], pd.Series], refuse: bool) -> None:
         known = (len(self.dataset.user_ids), len(self.dataset.item_ids))
@@ -253,7 +270,7 @@ class Trained:
             self.dataset, self.model, index, n, posterior=self.posterior, candidates=candidates, rank_by=rank_by
         )
         found.attrs["ranked by"] = {
-            "none": "predicted rating",
+            "none": BY_PREDICTION,
             "upper": "the 95 % quantile of the expected rating",
             "thompson": "one draw of the expected rating",
         }[explore]

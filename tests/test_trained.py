@@ -158,6 +158,17 @@ def test_unknown_ids_are_rows_without_ratings_and_are_counted(of, caplog):
         trained.predict_frame(pairs, unknown="error")
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_unknown_item_is_the_bias_of_a_newcomer_as_of_a_user(solver, of):
+    trained = of(solver)
+    high, low = (trained.fold_in_users(dict.fromkeys(range(1, 15), stars)) for stars in (5, 1))
+    ours, theirs = (
+        float(new.predict_frame(pd.DataFrame({"user": ["you"], "item": [999]}))["prediction"].iloc[0])
+        for new in (high, low)
+    )
+    assert ours > theirs
+
+
 def test_ids_are_found_as_numbers_and_as_text(of):
     trained = of("als")
     user, item = trained.dataset.user_ids[3], trained.dataset.item_ids[4]

@@ -17,8 +17,10 @@ from rich.table import Table
 from mfrec.datasets import Dataset
 from mfrec.datasets.newcomers import YOU
 from mfrec.fit import Epoch
+from mfrec.posterior import NINETY
 from mfrec.ranking import RankingReport
 from mfrec.recommend import item_frame
+from mfrec.trained import BY_PREDICTION
 
 
 @contextmanager
@@ -113,14 +115,22 @@ def print_recommendations(dataset: Dataset, user: int, recommended: pd.DataFrame
     if len(own):
         rated = item_frame(dataset, own.items[liked], rating=own.values[liked])
         print_items(f"{name} rated highest, of {len(own):,} ratings", rated)
-    shown = recommended.copy()
-    if "because" in shown:
-        shown["because"] = [
-            ", ".join(f"{r.title} {r.rating:g} ({r.share:+.2f})" for r in why) for why in shown["because"]
-        ]
-    print_items(f"recommended to {name}", shown)
-    if "ranked by" in recommended.attrs:
+    print_items(
+        f"recommended to {name}", _with_reasons(dataset, recommended) if "because" in recommended else recommended
+    )
+    if recommended.attrs.get("ranked by", BY_PREDICTION) != BY_PREDICTION:
         print(f"ranked by {recommended.attrs['ranked by']}")
+
+
+def _with_reasons(dataset: Dataset, recommended: pd.DataFrame) -> pd.DataFrame:
+    """A line for each reason, and in place of deviations the 90 % interval of the rating."""
+    shown = recommended.drop(columns="genres", errors="ignore")
+    if "deviation" in shown:
+        half, (low, high) = NINETY * shown.pop("deviation"), dataset.scale
+        ends = zip((shown["predicted"] - half).clip(low), (shown["predicted"] + half).clip(upper=high), strict=True)
+        shown.insert(1, "90 % interval", [f"{first:.1f}–{last:.1f}" for first, last in ends])
+    lines = [[f"{r.share:+.2f}  {r.title}" for r in reasons] for reasons in shown["because"]]
+    return shown.assign(because=["\n".join(found) for found in lines])
 
 
 def print_breakdown(title: str, errors: pd.DataFrame, most: int) -> None:
