@@ -318,12 +318,12 @@ def _averaged(new: NewRows, law: Samples, generator: torch.Generator | None) -> 
     samples: Samples | None = None
     for draw, given in zip(law.draws, _given(new, law, generator), strict=True):
         rows = _rows(new, given)
-        expected = new.model(rows.mean, given.other)
-        samples = Samples(expected, len(law.draws), law.same_noise) if samples is None else samples
-        samples.model = new.model(rows.drawn, given.other)
+        model = new.model(rows.drawn, given.other)
+        samples = Samples(model, len(law.draws), law.same_noise) if samples is None else samples
+        samples.model = model
         noise = new.pair(rows.tau, draw["noise"][1 - new.side])
         priors = [own_prior(law, draw, side) for side in (USER, ITEM)]
-        samples.offer(draw["alpha"], noise, priors, expected.tables())
+        samples.offer(draw["alpha"], noise, priors, new.pair(rows.mean, given.other))
     assert samples is not None
     return Folded(samples.mean_model(), samples)
 

@@ -73,10 +73,12 @@ class Recommend:
     """Print JSON instead of tables."""
 
     def __call__(self) -> int:
-        sources = {"--user": self.user, "--ratings": self.ratings or self.rate or self.about, "--all": self.all}
-        given = [name for name, value in sources.items() if value]
+        asked = {"--user": self.user, "--rate": self.rate, "--ratings": self.ratings, "--all": self.all}
+        given = [name for name, value in asked.items() if value] or ["--about"]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} ask for different users; give one of them")
+        if self.about and given[0] in ("--user", "--all"):
+            raise InputError(f"--about is of someone new, and {given[0]} of users that the run knows; give one of them")
         trained = Run.open(self.run).trained(pick_device(self.device))
         generator = torch.Generator().manual_seed(self.seed)
         if self.user is None and not self.all:
@@ -109,8 +111,6 @@ class Recommend:
         ratings: pd.DataFrame | dict[Id, float] = dict(_rating(text) for text in self.rate)
         if self.ratings is not None:
             ratings = read_table(self.ratings, ("item", "rating"), ("user",))
-            if self.rate:
-                raise InputError("--rate and --ratings are both ratings of someone new; put them all in the file")
         about = dict(_pair(text, "about", "gender=F") for text in self.about)
         known = [name.strip() for name in trained.user_features.split(",") if name.strip()]
         for name in about:
