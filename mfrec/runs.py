@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -38,6 +39,7 @@ from mfrec.trained import Trained
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+logger = logging.getLogger("mfrec")
 FORMAT = 3
 # Options that say where things are and not what is computed: no columns of the HParams table.
 PLUMBING = {"format", "name", "run_dir", "resume", "json", "device", "columns", "rating_scale", "duplicates"}
@@ -235,6 +237,35 @@ def _require(path: Path, state: Mapping[str, Any], *keys: str) -> None:
     missing = [key for key in keys if key not in state]
     if missing:
         raise InputError(f"{path} lacks {missing[0]!r}, which mfrec writes there; restore it or train again")
+
+
+def runs_in(folder: str | Path) -> list[Run]:
+    """The runs of a folder, by name; of other versions, and whatever else is there, there are none.
+
+    Raises:
+        InputError: there is no such folder, or no run of this version in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give one of runs, such as that of --run-dir")
+    paths = [config.parent for config in sorted(folder.glob("*/config.json"))]
+    found = [run for run in map(_openable, paths) if run is not None]
+    if not found:
+        raise InputError(f"{folder} holds no runs of this version; train one with --run-dir {folder}")
+    if len(found) < len(paths):
+        logger.warning(
+            "%s of %s runs are damaged or of another version, and left out", len(paths) - len(found), len(paths)
+        )
+    return found
+
+
+def _openable(path: Path) -> Run | None:
+    try:
+        run = Run.open(path)
+        run.config()
+    except InputError:
+        return None
+    return run
 
 
 def log_parameters(writer: SummaryWriter, model: MatrixFactorization, news: Epoch) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from mfrec.cli.evaluate import Evaluate, Predict
 from mfrec.cli.options import parse
 from mfrec.cli.recommend import Recommend, Similar
+from mfrec.cli.runs import Runs
 from mfrec.cli.show import Data, Solvers
 from mfrec.cli.train import Train, parse_train
 from mfrec.errors import InputError, unknown
@@ -20,6 +21,7 @@ VERBS: dict[str, Callable[..., Callable[[], int]]] = {
     "predict": Predict,
     "recommend": Recommend,
     "similar": Similar,
+    "runs": Runs,
     "data": Data,
     "solvers": Solvers,
 }

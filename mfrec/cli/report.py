@@ -64,6 +64,7 @@ FORMATS = {
     "rmse": ".4f",
     "mae": ".4f",
     "cosine": ".3f",
+    "l2": "g",
     "RMSE": ".4f",
     "MAE": ".4f",
     "mean": ".2f",
@@ -89,6 +90,12 @@ def _cell(column: str, value: object) -> str:
     if isinstance(value, float) and math.isnan(value):
         return "-"
     return format(value, FORMATS.get(column, ".4f" if isinstance(value, float) else ""))
+
+
+def print_frame(title: str, frame: pd.DataFrame) -> None:
+    """A frame of any columns, what is missing as a dash."""
+    rows = [[math.nan if one is None else one for one in row] for row in frame.itertuples(index=False, name=None)]
+    print_table(title, list(frame.columns), rows)
 
 
 def print_errors(title: str, measured: Mapping[str, Mapping[str, float]]) -> None:
