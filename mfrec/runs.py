@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mfrec")
 FORMAT = 3
 # Options that say where things are and not what is computed: no columns of the HParams table.
-PLUMBING = {"format", "name", "run_dir", "resume", "json", "device", "columns", "rating_scale", "duplicates"}
+PLUMBING = {"format", "name", "run_dir", "config", "resume", "json", "device", "columns", "rating_scale", "duplicates"}
 # Epochs between histograms of the parameters.
 HISTOGRAM_EPOCHS = 10
 

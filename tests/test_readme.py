@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mfrec import cli
+from mfrec.cli.options import knobs
 from mfrec.solvers import SOLVERS
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def test_its_first_lines_are_the_two_commands():
 def test_its_flags_exist():
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
     flags = {f"--{f.replace('_', '-')}" for kind in cli.VERBS.values() for f in kind.__dataclass_fields__}
-    flags |= {f"--{knob.name.replace('_', '-')}" for name in SOLVERS for knob in cli.train.knobs(name)}
+    flags |= {f"--{knob.name.replace('_', '-')}" for name in SOLVERS for knob in knobs(name)}
     flags |= {flag.replace("--", "--no-") for flag in flags}
     others = {"--help", "--logdir", "--inplace", "--seeds", "--tables", "--shared", "--device"}  # of other programs
     assert shown <= flags | others

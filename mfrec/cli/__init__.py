@@ -12,7 +12,8 @@ from mfrec.cli.options import parse
 from mfrec.cli.recommend import Recommend, Similar
 from mfrec.cli.runs import Runs
 from mfrec.cli.show import Data, Solvers
-from mfrec.cli.train import Train, parse_train
+from mfrec.cli.train import Train
+from mfrec.cli.train_arguments import parse_train
 from mfrec.errors import InputError, unknown
 
 VERBS: dict[str, Callable[..., Callable[[], int]]] = {

@@ -17,7 +17,7 @@ import tyro
 
 from mfrec.cli import report
 from mfrec.cli.options import Switch
-from mfrec.cli.train import parse_train
+from mfrec.cli.train_arguments import parse_train
 from mfrec.datasets import Dataset, load
 from mfrec.runs import Run
 from mfrec.solvers import SOLVERS

@@ -6,23 +6,20 @@ import contextlib
 import dataclasses
 import inspect
 import json
-import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_type_hints
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-import tyro
 from torch import Tensor
 
 from mfrec.baselines import baselines
 from mfrec.cli import report
-from mfrec.cli.options import Device, Switch, knobs, parse, pick_device
+from mfrec.cli.options import Device, Switch, knobs, pick_device
 from mfrec.datasets import Dataset, load
-from mfrec.errors import InputError, unknown
+from mfrec.errors import InputError
 from mfrec.experiment import draw_parts, make_solver, split_parts
 from mfrec.fit import Diverged, Epoch, Progress, answer, fit, posterior_of, stalled
 from mfrec.metrics import evaluate, evaluate_parts, with_coverage
@@ -30,7 +27,7 @@ from mfrec.objective import Objective
 from mfrec.ratings import Ratings
 from mfrec.recommend import recommended_items, similar_items
 from mfrec.runs import Run, log_hparams, log_parameters
-from mfrec.solvers import DEFAULT, SOLVERS, Solver
+from mfrec.solvers import Solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +88,8 @@ class Train:
     """Folder of run folders."""
     name: str | None = None
     """Name of the run folder; by default DATA-SOLVER-N."""
+    config: str | None = None
+    """A run's config.json, or a file like it: options that hold where none is given here."""
     resume: str | None = None
     """A run folder to go on with: to the same bits as if it had never stopped."""
     json: Switch = False
@@ -242,84 +241,6 @@ class Experiment(NamedTuple):
     dataset: Dataset
     parts: dict[str, Ratings]
     solver: Solver
-
-
-# Options of one call, which a resumption does not take over from the run; and what it may change besides without
-# leaving the path that the run was on.
-OF_THE_CALL = {"device", "run_dir", "name", "resume", "json"}
-MAY_CHANGE = OF_THE_CALL | {"epochs", "patience"}
-
-
-def parse_train(arguments: list[str]) -> Train:
-    """The options of `mfrec train [SOLVER] …`; with --resume, those of the run, and what may change of them."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        print("usage: mfrec train [SOLVER] [OPTIONS]    (mfrec train SOLVER --help lists its options)\n")
-        for name, solver in SOLVERS.items():
-            about = (inspect.getdoc(solver) or "").splitlines()[0]
-            print(f"  {name:<14}{about}{'  (the default)' if name == DEFAULT else ''}")
-        raise SystemExit(0)
-    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if named is not None and named not in SOLVERS:
-        raise unknown("solver", named, SOLVERS)
-    rest = arguments if named is None else arguments[1:]
-    _refuse_learned(named or DEFAULT, rest)
-    resumed = re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(rest))
-    if resumed is None:
-        name = named or DEFAULT
-        kind = train_options(name)
-        options: Train = parse(kind, f"mfrec train {name}", rest, default=kind(**SOLVERS[name].defaults))
-        return options
-
-    folder = resumed.group(1)
-    config = Run.open(folder).config()
-    solver = config.get("solver", "")
-    if solver not in SOLVERS:
-        raise unknown(f"solver in {folder}", solver, SOLVERS)
-    if named not in (None, solver):
-        raise InputError(f"{folder} was trained by {solver}, not {named}; go on with {solver}, or start a new run")
-    kind = train_options(solver)
-    names = {field.name for field in dataclasses.fields(kind)}
-    missing = names - config.keys()
-    if missing:
-        raise InputError(f"{folder}/config.json lacks {', '.join(sorted(missing))}; restore it, or start a new run")
-    lasting = names - OF_THE_CALL
-    before = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in lasting})
-    after: Train = parse(kind, f"mfrec train {solver}", rest, default=before)
-    for name in sorted(names - MAY_CHANGE):
-        old, new = getattr(before, name), getattr(after, name)
-        if old != new:
-            raise InputError(
-                f"{folder} was trained with --{name.replace('_', '-')} {old}, not {new}; start a new run for that"
-            )
-    return after
-
-
-def _refuse_learned(solver: str, arguments: list[str]) -> None:
-    """What the solver finds out by itself is no option of its."""
-    given = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in arguments}
-    for name in getattr(SOLVERS[solver], "learned", ()):
-        if name in given:
-            raise InputError(f"{solver} needs no --{name.replace('_', '-')}: it finds that out by itself; leave it out")
-
-
-def train_options(solver: str) -> Any:
-    """The type of `Train` that has the solver's own knobs as further options."""
-    kind = SOLVERS[solver]
-    hidden = (tyro.conf.Suppress, tyro.conf.Fixed)
-    own: list[tuple[str, Any, Any]] = [
-        (name, Annotated[(hint, *hidden)], field(default=getattr(Train, name)))
-        for name, hint in get_type_hints(Train).items()
-        if name in getattr(kind, "learned", ())
-    ]
-    own += [
-        (knob.name, Annotated[knob.type, tyro.conf.arg(help=knob.help)], field(default=knob.default))
-        for knob in knobs(solver)
-    ]
-    made = dataclasses.make_dataclass(
-        f"Train{kind.__name__}", own, bases=(Train,), frozen=True, namespace={"solver": solver}
-    )
-    made.__doc__ = (inspect.getdoc(kind) or "").splitlines()[0]
-    return made
 
 
 @contextlib.contextmanager
