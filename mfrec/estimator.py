@@ -151,6 +151,8 @@ class Recommender:
     def _dataset(self, X: pd.DataFrame | Dataset | Ratings, y: Any) -> Dataset:
         if isinstance(X, Dataset):
             return X
+        if not isinstance(X, pd.DataFrame | Ratings):
+            raise InputError(f"ratings are a frame, Ratings or a Dataset, not a {type(X).__name__}; make them one")
         if isinstance(X, Ratings):
             users, items = (pd.DataFrame(index=pd.RangeIndex(n)) for n in (X.n_users, X.n_items))
             user_ids, item_ids = (pd.Index(np.arange(n)) for n in (X.n_users, X.n_items))
@@ -182,6 +184,8 @@ class Recommender:
             raise unknown("solver", self.solver, SOLVERS)
         knobs = [name for name in inspect.signature(SOLVERS[self.solver]).parameters if name != "generator"][3:]
         for name in self.options:
+            if name in getattr(SOLVERS[self.solver], "learned", ()):
+                raise InputError(f"{self.solver} needs no {name}: it finds that out by itself; leave it out")
             if name not in (*MODEL_OPTIONS, *knobs):
                 raise unknown(f"option of {self.solver}", name, [*self._own(), *MODEL_OPTIONS, *knobs])
 

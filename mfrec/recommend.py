@@ -17,8 +17,8 @@ from mfrec.model import ITEM, USER, MatrixFactorization, check_indices
 from mfrec.posterior import Posterior
 from mfrec.ratings import Ratings
 
-# Scores held at a time: 2^24 in float32 are 64 MiB.
-SCORES = 2**24
+# Scores held at a time: 2^25 in float32 are 128 MiB.
+SCORES = 2**25
 # About how many rows of a table are multiplied at a time: few enough for what BLAS makes of them to stay in cache.
 TILE = 1024
 # Neighbouring scores of which at first only the largest is looked at.
@@ -136,22 +136,24 @@ def _best_products(
     candidates: Tensor | None,
     scores_held: int | None,
 ) -> Iterator[Block]:
-    """For a block of rows after another, the min(n, size) largest of query · table[index], largest first, and where.
+    """For one block of rows after another: the min(n, size) indices with the largest query · table[index], and these.
 
     Args:
-        rows: (m,) names of the rows, which `left_out` knows them by.
-        queries: (m, k) and table: (size, k).
-        left_out: (positions in a block of rows, indices into the table) of products that do not count.
-        candidates: (size,) bool, which rows of the table count.
+        rows: (m,) what the rows are called.
+        queries: (m, k), one for each of the rows.
+        table: (size, k).
+        left_out: gives, for a block of rows, (positions in the block, indices into the table) that do not count.
+        candidates: (size,) bool, which indices count; all of them by default.
 
     Yields:
-        Rows, indices, products; ties go to the lower index, and places left over have index −1 and product −∞.
+        Rows, indices and products, largest first; ties go to the lower index, and a row with fewer products that count
+        ends in index −1 and product −∞.
     """
     size, device = len(table), table.device
     n = _checked_n(n, size)
     kept = torch.arange(size, device=device) if candidates is None else candidates.to(device).nonzero()[:, 0]
     column = torch.full((size,), -1, device=device).index_copy_(0, kept, torch.arange(len(kept), device=device))
-    tiles = _tiles(table[kept], n)
+    tiles = _tiles(table if candidates is None else table[kept], n)
     n_tiles, width, _ = tiles.shape
     first_empty = len(kept) - (n_tiles - 1) * width
     kept = pad(kept, (0, width - first_empty), value=-1)
@@ -164,8 +166,8 @@ def _best_products(
         scores[-1, :, first_empty:] = -torch.inf
         if left_out is not None:
             row, index = left_out(block)
-            counts = column[index] >= 0
-            row, at = row[counts], column[index[counts]]
+            at = column[index]
+            row, at = row[at >= 0], at[at >= 0]
             scores[at // width, row, at % width] = -torch.inf
         values, columns = _best(scores, n)
         yield block, kept[columns].masked_fill_(values == -torch.inf, -1), values
@@ -186,8 +188,9 @@ def _tiles(table: Tensor, n: int) -> Tensor:
     if size < 4 * GROUP * (n + 1):
         n_tiles, width = 1, max(size, n + 1)
     else:
-        n_tiles = -(-size // TILE)
-        width = -(-size // (n_tiles * 4 * GROUP)) * 4 * GROUP
+        # All of one width of at most about TILE, in whole groups of groups.
+        width = -(-size // (-(-size // TILE) * 4 * GROUP)) * 4 * GROUP
+        n_tiles = -(-size // width)
     return pad(table, (0, 0, 0, n_tiles * width - size)).view(n_tiles, width, -1)
 
 
@@ -220,8 +223,8 @@ def _largest_in_tiles(scores: Tensor, n: int) -> tuple[Tensor, Tensor]:
         return _largest(_flat(scores), n)
     groups = scores.view(n_tiles, rows, width // GROUP, GROUP)
     best = _largest(_flat(groups.amax(3)), n, ordered=False)[1]
-    row = torch.arange(rows, device=scores.device)[:, None]
     tile, group = best // groups.shape[2], best % groups.shape[2]
+    row = torch.arange(rows, device=scores.device)[:, None]
     # embedding() is index_select(), and on a CPU twice as fast.
     inside = embedding((tile * rows + row) * groups.shape[2] + group, groups.view(-1, GROUP))
     values, at = _largest(inside.flatten(1), n)

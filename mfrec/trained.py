@@ -1,7 +1,7 @@
 """Trained: a model with all that it needs to answer by ids, for users and items that were in training or were not.
 
-An id that the ratings do not have is handled by one rule, everywhere: it is a row without a rating, folded in, which
-leaves what the other side's bias, features and the prior say of it; where neither id is known, the mean rating is left.
+Pairs to predict may have ids that the ratings do not have.  Such an id is a row without a rating, folded in, which
+leaves what the other side's bias and the prior say of it; where neither id is known, the mean rating is left.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ from torch import Tensor
 from mfrec.datasets import Dataset, new_items, new_users
 from mfrec.datasets.ids import Id, indices_of
 from mfrec.errors import InputError
-from mfrec.errors import unknown as unknown_name
+from mfrec.errors import unknown as not_in_table
 from mfrec.experiment import TRAIN
-from mfrec.features import Features, side_features
+from mfrec.features import side_features
 from mfrec.fold_in import Folded, explain, fold_in_item, fold_in_user
 from mfrec.model import ITEM, SIDES, USER, MatrixFactorization, centring_offset
 from mfrec.new_rows import Law
 from mfrec.objective import Objective
 from mfrec.posterior import NINETY, Posterior
 from mfrec.ratings import Ratings
-from mfrec.recommend import candidate_items, item_frame, recommended_items, similar_blocks, top_n, top_n_blocks
+from mfrec.recommend import recommended_items, similar_blocks, top_n_blocks
+from mfrec.solvers import SOLVERS
 
 logger = logging.getLogger("mfrec")
 Explore = Literal["none", "upper", "thompson"]
 BY_PREDICTION = "predicted rating"
-EXPLORE: tuple[Explore, ...] = ("none", "upper", "thompson")
+# What each way to explore ranks by.
+EXPLORE: dict[str, str] = {
+    "none": BY_PREDICTION,
+    "upper": "the 95 % quantile of the expected rating",
+    "thompson": "one draw of the expected rating",
+}
 
 
 class Reason(NamedTuple):
@@ -60,7 +66,7 @@ class Trained:
         posterior: what the model is the mean of, of a Bayesian solver.
         implicit, user_features, item_features: the features it was trained with, as `dataset_features` takes them.
         damping: ratings at the global mean that means of items are damped by.
-        source: what the users, or the items, were folded into, if they were.
+        source: what the users, or the items, were folded into, if they were; folded: which of them, USER or ITEM.
     """
 
     solver: str
@@ -74,14 +80,23 @@ class Trained:
     item_features: str = ""
     damping: float = 5.0
     source: Trained | None = None
+    folded: int | None = None
 
     def __repr__(self) -> str:
-        return f"Trained({self.solver!r}, {self.model!r}, {self.dataset!r})"
+        return f"Trained({self.solver!r}, rank {self.model.rank}, {self.dataset!r})"
 
     @property
     def law(self) -> Law:
-        """What says how a new row follows from its ratings."""
-        return self.objective if self.posterior is None else self.posterior
+        """What says how a new row follows from its ratings.
+
+        Raises:
+            InputError: a sampler was stopped before it kept a draw.
+        """
+        if self.posterior is not None:
+            return self.posterior
+        if hasattr(SOLVERS.get(self.solver), "posterior"):
+            raise InputError(f"{self.solver} ended within its burn-in and kept no draws; train it for more epochs")
+        return self.objective
 
     @property
     def origin(self) -> Trained:
@@ -117,7 +132,7 @@ class Trained:
             "users", self.dataset, dataset.ratings, self.implicit, self.user_features, dataset.users
         )
         folded = fold_in_user(self.model, dataset.ratings, self.law, features=features, generator=generator)
-        return self._with(dataset, folded.model, folded.posterior)
+        return self._with(dataset, folded, USER)
 
     @torch.no_grad()
     def fold_in_items(
@@ -146,11 +161,14 @@ class Trained:
         folded = fold_in_item(
             self.model, dataset.ratings, self.law, features=features, offset=offset, generator=generator
         )
-        return self._with(dataset, folded.model, folded.posterior)
+        return self._with(dataset, folded, ITEM)
 
-    def _with(self, dataset: Dataset, model: MatrixFactorization, posterior: Posterior | None) -> Trained:
+    def _with(self, dataset: Dataset, folded: Folded, side: int) -> Trained:
         part = torch.full((len(dataset.ratings),), TRAIN, dtype=torch.uint8)
-        return dataclasses.replace(self, dataset=dataset, model=model, posterior=posterior, part=part, source=self)
+        model, posterior = folded
+        return dataclasses.replace(
+            self, dataset=dataset, model=model, posterior=posterior, part=part, source=self, folded=side
+        )
 
     def predict_frame(
         self, pairs: pd.DataFrame, *, user: str = "user", item: str = "item", unknown: str = "mean"
@@ -158,21 +176,28 @@ class Trained:
         """The frame with a column "prediction", in stars, and "deviation" where there is a posterior.
 
         Args:
-            pairs: a row a pair of ids.
+            pairs: a row a pair of ids; items may be given by title.
             unknown: "mean" predicts pairs with ids that are not in the ratings by the rule at the head of this file,
                 and logs how many they were; "error" refuses them.
 
         Raises:
-            InputError: a column is missing, or an id is unknown where it must not be.
+            InputError: a column is missing or there already, or an id is missing, or unknown where it must not be.
         """
         if unknown not in ("mean", "error"):
-            raise unknown_name("way with unknown ids", unknown, ("mean", "error"))
+            raise not_in_table("way with unknown ids", unknown, ("mean", "error"))
+        if not isinstance(pairs, pd.DataFrame):
+            raise InputError(f"pairs are a frame with columns {user} and {item}, not a {type(pairs).__name__}")
         for column in (user, item):
             if column not in pairs.columns:
-                raise InputError(
-                    f"the pairs have no column {column!r}, but {', '.join(map(str, pairs.columns))}; name it"
-                )
-        users, items = indices_of(self.dataset.user_ids, pairs[user]), indices_of(self.dataset.item_ids, pairs[item])
+                held = ", ".join(map(str, pairs.columns)) or "none"
+                raise InputError(f"the pairs have no column {column!r} among theirs ({held}); name it")
+            missing = int(pairs[column].isna().sum())
+            if missing:
+                raise InputError(f"{missing:,} of {len(pairs):,} pairs have no {column}; leave them out")
+        for column in ("prediction", "deviation"):
+            if column in pairs.columns:
+                raise InputError(f"the pairs have a column {column!r} already; rename it")
+        users, items = indices_of(self.dataset.user_ids, pairs[user]), self.dataset.item_indices(pairs[item])
         self._tell_of_unknown((users, pairs[user]), (items, pairs[item]), refuse=unknown == "error")
         found = self._predictions(torch.from_numpy(users), torch.from_numpy(items))
         columns = {name: values.cpu().numpy() for name, values in found.items()}
@@ -183,16 +208,15 @@ class Trained:
         """Predictions, and deviations if any, of pairs of indices, of which -1 is a row without ratings."""
         train = self.origin.train.values.double()
         prediction = torch.full((len(users),), float(train.mean()))
-        deviation = torch.full((len(users),), float(train.std()))
+        deviation = torch.full((len(users),), float(train.std(correction=0)))
         for user_known, item_known in ((True, True), (False, True), (True, False)):
             pairs = ((users >= 0) == user_known) & ((items >= 0) == item_known)
             if not bool(pairs.any()):
                 continue
-            asked: tuple[MatrixFactorization, Posterior | None] = self.model, self.posterior
+            model, posterior = self.model, self.posterior
             if not (user_known and item_known):
-                asked = self._stranger(ITEM if user_known else USER)
+                model, posterior = self._stranger(ITEM if user_known else USER)
             rows = users[pairs].clamp_min(0), items[pairs].clamp_min(0)
-            model, posterior = asked
             prediction[pairs] = model.predict(*rows, clip=True).to(prediction)
             if posterior is not None:
                 deviation[pairs] = posterior.deviation(*rows).to(deviation)
@@ -219,20 +243,27 @@ class Trained:
         return centring_offset(ratings, "item", self.damping, mean)
 
     def _tell_of_unknown(self, *sides: tuple[npt.NDArray[np.int64], pd.Series], refuse: bool) -> None:
-        known = (len(self.dataset.user_ids), len(self.dataset.item_ids))
-        rules = "by the item's bias and the prior", "by the user's bias and the prior"
-        for name, rule, size, (indices, ids) in zip(SIDES, rules, known, sides, strict=True):
+        """Refuse ids that are not known, or log how many they are and what becomes of their pairs."""
+        told, sizes = [], (len(self.dataset.user_ids), len(self.dataset.item_ids))
+        for name, size, (indices, ids) in zip(SIDES, sizes, sides, strict=True):
             strangers = ids[indices < 0]
-            if not len(strangers):
-                continue
-            n, first = strangers.nunique(), strangers.iloc[0]
-            told = f"1 {name} id ({first}) is" if n == 1 else f"{n:,} {name} ids (e.g. {first}) are"
-            told += f" not in this model of {size:,} {name}s"
-            if refuse:
-                raise InputError(
-                    f"{told}; leave their pairs out ({len(strangers):,}), or let them be predicted by the mean"
-                )
-            logger.warning("%s: pairs predicted %s, %s", told, rule, f"{len(strangers):,}")
+            if len(strangers):
+                n, first = strangers.nunique(), strangers.iloc[0]
+                what = f"1 {name} id ({first}) is" if n == 1 else f"{n:,} {name} ids (e.g. {first}) are"
+                told.append(f"{what} not in this model of {size:,} {name}s")
+        if not told:
+            return
+        (users, _), (items, _) = sides
+        if refuse:
+            n_pairs = int(((users < 0) | (items < 0)).sum())
+            raise InputError(f"{' and '.join(told)}; leave their pairs out ({n_pairs:,}), or have them predicted")
+        cases = {
+            "item's bias": (users < 0) & (items >= 0),
+            "user's bias": (users >= 0) & (items < 0),
+            "mean rating": (users < 0) & (items < 0),
+        }
+        found = [f"{int(case.sum()):,} by the {rule}" for rule, case in cases.items() if case.any()]
+        logger.warning("%s; pairs predicted %s", " and ".join(told), ", ".join(found))
 
     @torch.no_grad()
     def recommend(
@@ -260,40 +291,66 @@ class Trained:
         Raises:
             InputError: there is no such user, or explore or reasons ask for what this model does not have.
         """
-        index = self.user_index(user)
-        candidates = candidate_items(self.origin.dataset) if candidates is None else candidates
-        own = self._ratings_of(index, self.train)
-        if not len(own) and not any(len(block.values) for block in self._features_of(index, own).values()):
-            return self._popular(self._ratings_of(index, self.dataset.ratings), n, candidates)
-        rank_by = self._explored(index, explore, generator)
+        if explore not in EXPLORE:
+            raise not_in_table("way to explore", explore, EXPLORE)
+        if explore != "none":
+            self._posterior_to_explore()
+        if reasons < 0:
+            raise InputError(f"{reasons} reasons are too few; give 0 or more")
+        if reasons and self.folded == ITEM:
+            raise InputError("reasons are for items that were in training; leave them out for those folded in")
+        index, candidates = self.user_index(user), self._candidates(candidates)
+        known = bool(self._known_users[index])
+        model, posterior = (self.model, self.posterior) if known else (self._popular, None)
+        rank_by = self._explored(index, explore, generator) if known else None
         found = recommended_items(
-            self.dataset, self.model, index, n, posterior=self.posterior, candidates=candidates, rank_by=rank_by
+            self.dataset, model, index, n, posterior=posterior, candidates=candidates, rank_by=rank_by
         )
-        found.attrs["ranked by"] = {
-            "none": BY_PREDICTION,
-            "upper": "the 95 % quantile of the expected rating",
-            "thompson": "one draw of the expected rating",
-        }[explore]
+        found.attrs["ranked by"] = EXPLORE[explore]
+        if not known:
+            found.attrs["ranked by"] = f"mean rating, damped by {self.damping:g} ratings, for want of ratings to go by"
         if reasons:
-            items = torch.from_numpy(indices_of(self.dataset.item_ids, found["id"]))
-            found["because"] = pd.Series(self._reasons(index, own, items, reasons, generator), dtype=object)
+            why = self._reasons(index, found["id"], reasons, generator) if known else [[] for _ in range(len(found))]
+            found["because"] = pd.Series(why, dtype=object)
         return found
 
-    def _popular(self, seen: Ratings, n: int, candidates: Tensor) -> pd.DataFrame:
-        means = centring_offset(self.origin.train, "item", self.damping)
-        nothing = self.model.scale.new_zeros
-        model = MatrixFactorization.from_tables(
-            nothing(1, 0), nothing(seen.n_items, 0), biases=False, offset=means, scale=self.model.scale
-        )
-        indices, predictions = top_n(model, torch.zeros(1, dtype=torch.long), n, seen, candidates=candidates)
-        found = item_frame(self.dataset, indices[0], predicted=predictions[0])
-        found.attrs["ranked by"] = f"mean rating, damped by {self.damping:g} ratings, for want of ratings to go by"
-        return found
+    @property
+    def item_counts(self) -> Tensor:
+        """(n_items,) ratings of each item, those of users who were folded in not counted."""
+        return (self if self.folded == ITEM else self.origin).dataset.ratings.item_counts.cpu()
+
+    def _candidates(self, candidates: Tensor | None, least: int = 5) -> Tensor:
+        """Those given, or the items with enough ratings to be judged by."""
+        if candidates is None:
+            return self.item_counts >= least
+        if candidates.shape != (self.model.n_items,) or candidates.dtype != torch.bool:
+            raise InputError(
+                f"candidates are {tuple(candidates.shape)} of {candidates.dtype}; give a bool for each of "
+                f"{self.model.n_items:,} items"
+            )
+        return candidates
+
+    @cached_property
+    def _known_users(self) -> Tensor:
+        """(n_users,) bool, of whom there are ratings or features to go by."""
+        raters = self.origin if self.folded == ITEM else self
+        known = raters.train.user_counts.cpu() > 0
+        if self.user_features.strip(" ,"):
+            columns, about = self.user_features, raters.dataset.users
+            features = side_features("users", self.origin.dataset, raters.train, "none", columns, about)
+            known = known | (features["side"].pattern.counts.cpu() > 0)
+        return known
+
+    @property
+    def _popular(self) -> MatrixFactorization:
+        """The model that predicts each item's damped mean for everyone."""
+        rated = self.train if self.folded == ITEM else self.origin.train
+        means = centring_offset(rated, "item", self.damping, float(self.origin.train.values.double().mean()))
+        tables = [self.model.scale.new_zeros(n, 0) for n in (self.model.n_users, self.model.n_items)]
+        return MatrixFactorization.from_tables(*tables, biases=False, offset=means, scale=self.model.scale)
 
     def _explored(self, user: int, explore: str, generator: torch.Generator | None) -> Tensor | None:
         """(n_items,) what to rank by; None of the predictions themselves."""
-        if explore not in EXPLORE:
-            raise unknown_name("way to explore", explore, EXPLORE)
         if explore == "none":
             return None
         model = self.model if explore == "upper" else self._posterior_to_explore().draw(generator)
@@ -305,25 +362,25 @@ class Trained:
         return scores
 
     def _posterior_to_explore(self) -> Posterior:
-        if self.posterior is None:
+        law = self.law
+        if isinstance(law, Objective):
             raise InputError(
                 f"{self.solver} does not know how sure it is, so there is nothing to explore; train vb or gibbs"
             )
-        return self.posterior
+        return law
 
-    def _reasons(
-        self, user: int, own: Ratings, items: Tensor, most: int, generator: torch.Generator | None
-    ) -> list[list[Reason]]:
-        origin = self.origin
-        shares = explain(
-            origin.model, own, origin.law, items, features=self._features_of(user, own), generator=generator
-        )
-        rated, values = own.items.tolist(), own.values.tolist()
+    def _reasons(self, user: int, ids: pd.Series, most: int, generator: torch.Generator | None) -> list[list[Reason]]:
+        origin, rated = self.origin, self.train.select(self.train.users == user)
+        own = Ratings(torch.zeros_like(rated.users), rated.items, rated.values, 1, rated.n_items, None, rated.weights)
+        about = self.dataset.users.iloc[[user]]
+        features = side_features("users", origin.dataset, own, self.implicit, self.user_features, about)
+        items = torch.from_numpy(indices_of(self.dataset.item_ids, ids))
+        shares = explain(origin.model, own, origin.law, items, features=features, generator=generator)
+        titles, values = [self.dataset.title(item) for item in own.items.tolist()], own.values.tolist()
         found = []
         for row in shares:
             best = row.argsort(descending=True, stable=True)[:most].tolist()
-            chosen = [Reason(self.dataset.title(rated[at]), values[at], float(row[at])) for at in best]
-            found.append([reason for reason in chosen if reason.share > 0])
+            found.append([Reason(titles[at], values[at], float(row[at])) for at in best if float(row[at]) > 0])
         return found
 
     def user_index(self, user: Id | None) -> int:
@@ -333,16 +390,6 @@ class Trained:
         if len(self.dataset.user_ids) != 1:
             raise InputError(f"there are {len(self.dataset.user_ids):,} users; name one")
         return 0
-
-    def _ratings_of(self, user: int, ratings: Ratings) -> Ratings:
-        """1 user × n_items: those of these ratings that are a user's."""
-        own = ratings.select(ratings.users == user)
-        zeros = torch.zeros_like(own.users)
-        return Ratings(zeros, own.items, own.values, 1, own.n_items, own.timestamps, own.weights)
-
-    def _features_of(self, user: int, own: Ratings) -> dict[str, Features]:
-        about = self.dataset.users.iloc[[user]]
-        return side_features("users", self.origin.dataset, own, self.implicit, self.user_features, about)
 
     def recommend_blocks(
         self,
@@ -361,48 +408,46 @@ class Trained:
             explore: "none" or "thompson", with one draw for all.
             scores_held: scores held at a time: beside the tables, what memory is needed for.
         """
-        model = self.model
-        if explore == "thompson":
-            model = self._posterior_to_explore().draw(generator)
-        elif explore != "none":
+        if explore not in ("none", "thompson"):
             raise InputError(f"explore {explore} is for one user at a time; for many take none or thompson")
-        candidates = candidate_items(self.origin.dataset) if candidates is None else candidates
-        chosen = torch.arange(model.n_users) if users is None else torch.tensor(users)
-        blocks = top_n_blocks(
-            model, chosen, n, self.dataset.ratings, candidates=candidates, clip=True, scores_held=scores_held
-        )
-        for rows, indices, predictions in blocks:
-            yield (
-                len(rows),
-                _long_frame(self.dataset.user_ids, rows, "user", self.dataset.item_ids, indices, predicted=predictions),
+        ranking = self.model if explore == "none" else self._posterior_to_explore().draw(generator)
+        candidates, known = self._candidates(candidates), self._known_users
+        chosen = torch.arange(len(known)) if users is None else torch.tensor(users)
+        # Whoever gave no rating is recommended what `recommend` recommends to them.
+        for model, some in ((ranking, chosen[known[chosen]]), (self._popular, chosen[~known[chosen]])):
+            if not len(some):
+                continue
+            blocks = top_n_blocks(
+                model, some, n, self.dataset.ratings, candidates=candidates, clip=True, scores_held=scores_held
             )
+            for rows, items, predictions in blocks:
+                if explore == "thompson" and model is ranking:
+                    pairs = rows[:, None].expand_as(items).flatten(), items.clamp_min(0).flatten()
+                    predictions = self.model.predict(*pairs, clip=True).view_as(predictions)
+                ids = self.dataset.user_ids, self.dataset.item_ids
+                yield len(rows), _long_frame(ids, ("user", "item"), rows, items, predicted=predictions)
 
     def similar_blocks(
         self, n: int = 10, *, min_ratings: int = 20, scores_held: int | None = None
     ) -> Iterator[tuple[int, pd.DataFrame]]:
         """`similar_items` for all items, block by block: how many, and a frame of item, rank, similar and cosine."""
-        candidates = candidate_items(self.dataset, min_ratings)
-        blocks = similar_blocks(
-            self.model.factors(ITEM), torch.arange(self.model.n_items), n, candidates, scores_held=scores_held
-        )
-        for rows, indices, cosines in blocks:
-            yield (
-                len(rows),
-                _long_frame(
-                    self.dataset.item_ids, rows, "item", self.dataset.item_ids, indices, "similar", cosine=cosines
-                ),
-            )
+        rows, table = torch.arange(self.model.n_items), self.model.factors(ITEM)
+        ids = self.dataset.item_ids, self.dataset.item_ids
+        for block, items, cosines in similar_blocks(
+            table, rows, n, self._candidates(None, min_ratings), scores_held=scores_held
+        ):
+            yield len(block), _long_frame(ids, ("item", "similar"), block, items, cosine=cosines)
 
 
 def _long_frame(
-    ids: pd.Index, rows: Tensor, name: str, item_ids: pd.Index, indices: Tensor, found: str = "item", **values: Tensor
+    ids: tuple[pd.Index, pd.Index], names: tuple[str, str], rows: Tensor, found: Tensor, **values: Tensor
 ) -> pd.DataFrame:
-    """A row for each place of a list that could be filled: whose list, rank from 1, the item and a value."""
-    filled = (indices >= 0).cpu()
+    """A row for each place of a list that could be filled: whose list, rank from 1, what was found, and a value."""
+    filled = (found >= 0).cpu()
     which, rank = filled.nonzero(as_tuple=True)
     columns = {
-        name: ids[rows.cpu()[which].numpy()],
+        names[0]: ids[0][rows.cpu()[which].numpy()],
         "rank": rank.numpy() + 1,
-        found: item_ids[indices.cpu()[filled].numpy()],
+        names[1]: ids[1][found.cpu()[filled].numpy()],
     }
     return pd.DataFrame(columns | {key: value.cpu()[filled].numpy() for key, value in values.items()})

@@ -61,7 +61,7 @@ def test_many_newcomers_of_a_file_are_written_to_a_file(trained: Path, mfrec: Mf
     ratings, output = write_csv(tmp_path / "all.csv", lines), tmp_path / "out.csv"
     said = mfrec("recommend", trained, "--ratings", ratings, *FAST, "-n", 4, "--output", output)
     assert said.status == 0, said.err
-    assert "8 recommendations to 2 users" in said.out
+    assert "8 recommendations for 2 users" in said.out
     table = pd.read_csv(output)
     assert table["user"].tolist() == ["ann"] * 4 + ["bo"] * 4
     assert table["rank"].tolist() == [1, 2, 3, 4] * 2
@@ -140,6 +140,38 @@ def test_a_bayesian_run_shows_intervals_and_explores(bayesian: Path, mfrec: Mfre
     assert "quantile" in mfrec("recommend", bayesian, "--user", 7, *FAST, "--explore", "upper").out
 
 
+def test_whoever_gave_no_rating_is_written_the_popular_titles_that_are_shown(
+    train: Train, mfrec: Mfrec, tmp_path: Path
+) -> None:
+    run, output = train(tmp_path, "run", "--test-fraction", 0.9, "--valid-fraction", 0), tmp_path / "all.csv"
+    assert mfrec("recommend", run, "--all", *FAST, "-n", 3, "--output", output).status == 0
+    table, loaded = pd.read_csv(output), package.load(run)
+    unrated = loaded.dataset.user_ids[(loaded.train.user_counts == 0).numpy()]
+    assert len(unrated)
+    for user in (unrated[0], loaded.dataset.user_ids[0]):
+        alone = rows(mfrec("recommend", run, "--user", user, *FAST, "-n", 3, "--json"))
+        assert table[table["user"] == user]["item"].tolist() == [row["id"] for row in alone]
+    assert mfrec("recommend", run, *FAST, "-n", 3, "--output", output).status == 0
+    shown = rows(mfrec("recommend", run, *FAST, "-n", 3, "--json"))
+    assert pd.read_csv(output)["item"].tolist() == [row["id"] for row in shown]
+
+
+def test_a_draw_ranks_and_predictions_stay_predictions(bayesian: Path, mfrec: Mfrec, tmp_path: Path) -> None:
+    output = tmp_path / "drawn.csv"
+    assert mfrec("recommend", bayesian, "--all", *FAST, "--explore", "thompson", "--output", output).status == 0
+    table = pd.read_csv(output)
+    expected = package.load(bayesian).predict_frame(table[["user", "item"]])["prediction"]
+    assert table["predicted"].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert not table.groupby("user")["predicted"].is_monotonic_decreasing.all()
+
+
+def test_a_sampler_stopped_before_its_first_draw_says_so(train: Train, mfrec: Mfrec, tmp_path: Path) -> None:
+    run = train(tmp_path, "short", solver="gibbs", epochs=3)
+    assert mfrec("recommend", run, "--user", 7, *FAST).status == 0
+    for question in (RATED, ("--user", 7, "--explore", "upper"), ("--user", 7, "--why")):
+        assert_refused(mfrec("recommend", run, *question, *FAST), "gibbs ended within its burn-in", "more epochs")
+
+
 # Predicting.
 
 
@@ -155,6 +187,19 @@ def test_predict_adds_a_column_and_keeps_the_others(trained: Path, mfrec: Mfrec,
     output = tmp_path / "out.parquet"
     assert mfrec("predict", trained, pairs, "--output", output).status == 0
     assert pd.read_parquet(output)["prediction"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_predict_finds_titles_and_refuses_what_it_would_overwrite_or_lacks(
+    trained: Path, mfrec: Mfrec, tmp_path: Path
+) -> None:
+    by_title = write_csv(tmp_path / "titles.csv", [("user", "title"), (7, "film 3 (1983)")])
+    by_id = write_csv(tmp_path / "ids.csv", [("user", "item"), (7, 3)])
+    titles, ids = (pd.read_csv(io.StringIO(mfrec("predict", trained, path).out)) for path in (by_title, by_id))
+    assert titles["prediction"].tolist() == ids["prediction"].tolist()
+    taken = write_csv(tmp_path / "taken.csv", [("user", "item", "prediction"), (7, 3, 1)])
+    assert_refused(mfrec("predict", trained, taken), "have a column 'prediction' already")
+    gap = write_csv(tmp_path / "gap.csv", [("user", "item"), (7, 3), ("", 3)])
+    assert_refused(mfrec("predict", trained, gap), "1 of 2 rows", "no user")
 
 
 def test_predict_tells_deviations_of_a_bayesian_run(bayesian: Path, mfrec: Mfrec, tmp_path: Path) -> None:
@@ -209,6 +254,16 @@ def test_evaluate_breaks_errors_down(by: str, trained: Path, mfrec: Mfrec) -> No
     assert mfrec("evaluate", trained, "--by", by).status == 0
 
 
+@pytest.mark.parametrize("narrow", [("--years", 1800, 1801), ("--min-ratings", 9999)])
+def test_where_nothing_is_left_it_is_said_and_the_list_is_empty(
+    narrow: tuple[object, ...], trained: Path, bayesian: Path, mfrec: Mfrec
+) -> None:
+    for run in (trained, bayesian):
+        for who in (("--user", 7), RATED, ()):
+            assert "nothing is left" in mfrec("recommend", run, *who, *narrow, "--why").out
+            assert rows(mfrec("recommend", run, *who, *narrow, "--json")) == []
+
+
 # What cannot be answered.
 
 
@@ -227,6 +282,11 @@ def test_evaluate_breaks_errors_down(by: str, trained: Path, mfrec: Mfrec) -> No
     (("--all", "--output", "x.txt"), ("x.txt is not a .csv or .parquet",)),
     (("--all", "--output", "no/such/folder.csv"), ("there is no folder no/such",)),
     (("--user", 7, "--years", 1999, 1990), ("run backwards",)),
+    (("--user", 7, "--seed", 10**30), ("is not a seed",)),
+    (("--all", "--output", "x.csv", "--memory", 0), ("memory 0 holds nothing",)),
+    (("--user", 7, "--output", "x.csv", "--json"), ("--json", "--output")),
+    (("--all", "--output", "."), (". is not a .csv or .parquet",)),
+    (("--rate", "1=4", "--explore", "upper"), ("sgd does not know how sure it is",)),
     (("--user", 7, "--exclude", "Film 99"), ("Film 99",)),
     (("--ratings", "nowhere.csv"), ("there is no file nowhere.csv",)),
 ])  # fmt: skip

@@ -104,6 +104,7 @@ def test_an_early_stop_withholds_a_share_for_validation(frame):
 @pytest.mark.parametrize(("message", "options"), [
     ("unknown solver 'alss'; did you mean 'als'", {"solver": "alss"}),
     ("unknown option of als 'rnk'; did you mean 'rank'", {"solver": "als", "rnk": 3}),
+    ("vb needs no l2: it finds that out by itself", {"solver": "vb", "l2": 3.0}),
     ("unknown option of als 'lr'", {"solver": "als", "lr": 0.1}),
 ])  # fmt: skip
 def test_an_option_that_is_not_there_is_refused_when_it_is_given(message, options):

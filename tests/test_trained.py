@@ -37,6 +37,12 @@ def of(train: Train, tmp_path_factory: pytest.TempPathFactory):
     return call
 
 
+@pytest.fixture
+def mfrec_cli(request):
+    """The command line, beside the package of the same name."""
+    return request.getfixturevalue("mfrec")
+
+
 def ratings_of(trained: Trained, user: int) -> pd.DataFrame:
     """What was trained on of a user, by ids."""
     own = trained.train.select(trained.train.users == user)
@@ -154,6 +160,7 @@ def test_unknown_ids_are_rows_without_ratings_and_are_counted(of, caplog):
     assert found[["note", "user", "item"]].equals(pairs)
     assert "1 user id (888) is not in this model of 40 users" in caplog.text
     assert "1 item id (999) is not in this model of 30 items" in caplog.text
+    assert "pairs predicted 1 by the item's bias, 1 by the user's bias, 1 by the mean rating" in caplog.text
     with pytest.raises(InputError, match="888"):
         trained.predict_frame(pairs, unknown="error")
 
@@ -229,6 +236,35 @@ def test_blocks_of_all_users_are_what_each_is_recommended(of):
         assert mine["predicted"].to_numpy() == pytest.approx(alone["predicted"].to_numpy(), abs=1e-5)
 
 
+def test_new_items_are_recommended_to_trained_users(of):
+    trained = of("als")
+    by = pd.DataFrame({"user": trained.dataset.user_ids[[0, 1, 0]], "item": ["a", "a", "b"], "rating": [5.0, 4, 1]})
+    new = trained.fold_in_items(by)
+    every = torch.ones(2, dtype=torch.bool)
+    assert new.recommend(trained.dataset.user_ids[5], candidates=every)["id"].tolist() == ["a", "b"]
+    assert new.recommend(trained.dataset.user_ids[1], candidates=every)["id"].tolist() == ["b"]
+    table = pd.concat([frame for _, frame in new.recommend_blocks(2, candidates=every)])
+    assert len(table) == 40 * 2 - 3
+    with pytest.raises(InputError, match="reasons are for items that were in training"):
+        new.recommend(1, reasons=1)
+    with pytest.raises(InputError, match="give a bool for each of 2 items"):
+        new.recommend(1, candidates=torch.ones(30, dtype=torch.bool))
+
+
+def test_similar_items_of_newcomers_are_those_of_the_run(of):
+    trained = of("als")
+    ours, theirs = (pd.concat([f for _, f in t.similar_blocks(3)]) for t in (trained, trained.fold_in_users({1: 5})))
+    assert ours.equals(theirs)
+
+
+def test_missing_ids_are_refused(of):
+    trained = of("als")
+    with pytest.raises(InputError, match="1 of 2 pairs have no user"):
+        trained.predict_frame(pd.DataFrame({"user": [1, None], "item": [1, 2]}))
+    with pytest.raises(InputError, match="1 of 2 ratings have no item"):
+        trained.fold_in_users(pd.DataFrame({"item": [1, None], "rating": [4, 4]}))
+
+
 def test_blocks_of_similar_items_leave_the_item_itself_out(of):
     trained = of("als")
     table = pd.concat([frame for _, frame in trained.similar_blocks(3, min_ratings=0, scores_held=31)])
@@ -291,7 +327,7 @@ def test_a_known_user_or_item_is_needed_by_name(of):
         of("als").fold_in_items(frame)
 
 
-def test_features_known_of_someone_new_change_what_they_are_recommended(train: Train, tmp_path: Path):
+def test_features_known_of_someone_new_change_what_they_are_recommended(train: Train, mfrec_cli, tmp_path: Path):
     folder = tmp_path / "data"
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -308,5 +344,8 @@ def test_features_known_of_someone_new_change_what_they_are_recommended(train: T
         scores = new.model.predict(torch.zeros(20, dtype=torch.long), torch.arange(20))
         return float(scores[::2].mean() - scores[1::2].mean())
 
+    said = mfrec_cli("recommend", run, "--about", "gender=Q")
+    assert (said.status, "unknown gender 'Q'; choose from F, M" in said.err) == (2, True)
+    assert mfrec_cli("recommend", run, "--about", "gender=F", "--min-ratings", 0).status == 0
     assert odd("F") > 0.3
     assert odd("M") < -0.3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +14,8 @@ import torch
 import tyro
 
 from mfrec.cli import report
-from mfrec.cli.options import Device, RunPath, Switch, pick_device
-from mfrec.cli.output import TableWriter, print_json
+from mfrec.cli.options import Device, RunPath, Switch, pick_device, seeded
+from mfrec.cli.output import TableWriter, print_json, write_blocks
 from mfrec.datasets.pairs import read_table
 from mfrec.errors import InputError
 from mfrec.experiment import split_parts
@@ -51,6 +52,12 @@ class Evaluate:
     """Print JSON instead of tables."""
 
     def __call__(self) -> int:
+        for option in ("threshold", "min_ratings"):
+            if self.ranking is None and getattr(self, option):
+                raise InputError(
+                    f"--{option.replace('_', '-')} is of lists; give --ranking 10 with it, or leave it out"
+                )
+        seeded(self.seed)  # refused before anything is read
         run, device = Run.open(self.run), pick_device(self.device)
         trained = run.trained(device)
         parts = split_parts(trained.dataset.ratings.to(device), trained.part)
@@ -67,7 +74,7 @@ class Evaluate:
                 found[f"{held_out}_by_{self.by}"] = json.loads(errors.to_json(orient="records"))
             if lists is not None:
                 found["ranking"] = _plain(lists)
-            print(json.dumps(found, indent=2))
+            print(json.dumps(_finite(found), indent=2))
             return 0
         report.print_errors(f"{run.path}, {trained.solver} on {trained.dataset.name}", measured)
         if errors is not None:
@@ -95,6 +102,9 @@ class Evaluate:
         mask = torch.ones(len(known), dtype=torch.bool, device=part.device)
         key = known.users.long() * known.n_items + known.items
         mask[torch.isin(key, part.users.long() * known.n_items + part.items)] = False
+        candidates = candidate_items(trained.dataset, self.min_ratings)
+        if not bool(candidates.any()):
+            raise InputError(f"no item has {self.min_ratings:,} ratings; ask for fewer --min-ratings")
         return evaluate_ranking(
             trained.model,
             trained.train,
@@ -102,8 +112,8 @@ class Evaluate:
             low + 0.75 * (high - low) if self.threshold is None else self.threshold,
             self.ranking,
             exclude=known.select(mask),
-            candidates=candidate_items(trained.dataset, self.min_ratings),
-            generator=torch.Generator().manual_seed(self.seed),
+            candidates=candidates,
+            generator=seeded(self.seed),
         )
 
 
@@ -118,6 +128,15 @@ def _plain(lists: RankingReport) -> dict[str, Any]:
         "catalogue_coverage": lists.catalogue_coverage,
         "novelty": lists.novelty,
     }
+
+
+def _finite(value: Any) -> Any:
+    """With null for NaN, which is not JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +157,15 @@ class Predict:
     """Print JSON instead of CSV."""
 
     def __call__(self) -> int:
-        trained = Run.open(self.run).trained(pick_device(self.device))
-        found = trained.predict_frame(read_table(self.pairs, ("user", "item")), unknown=self.unknown)
-        if self.output is None and self.json:
+        if self.json and self.output is not None:
+            raise InputError("--json is for the terminal, and --output for a file; give one of them")
+        run, writer = Run.open(self.run), None if self.output is None else TableWriter(Path(self.output))
+        pairs = read_table(self.pairs, ("user", "item"))
+        found = run.trained(pick_device(self.device)).predict_frame(pairs, unknown=self.unknown)
+        if writer is not None:
+            write_blocks(writer, [(len(found), found)], len(found), "predictions", "pairs")
+        elif self.json:
             print_json(found)
-            return 0
-        if self.output is None:
+        else:
             found.to_csv(sys.stdout, index=False)
-            return 0
-        with TableWriter(Path(self.output)) as writer:
-            writer.write(found)
-        print(f"{len(found):,} predictions in {self.output}")
         return 0

@@ -21,6 +21,7 @@ from mfrec.solvers import SOLVERS
 Device = Literal["auto", "cpu", "cuda"]
 RunPath = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 Count = Annotated[int, tyro.conf.arg(aliases=["-n"])]
+SCORE_BYTES = 4
 # A flag that has no --no- form.
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -70,6 +71,20 @@ def parse(kind: Any, prog: str, arguments: Sequence[str], **default: Any) -> Any
     text = re.sub(r"^[│|╭╰+].*?[─-]{3,}[╮╯+]?$|[│|]", " ", box.getvalue(), flags=re.MULTILINE)
     said = " ".join(re.split(r"[─-]{5,}", text.strip())[0].split()).rstrip(".")
     raise InputError(f"{said}; see {prog} --help")
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of this seed."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed {seed} is not a seed; give a whole number from 0 to 2^63 - 1")
+    return torch.Generator().manual_seed(seed)
+
+
+def scores_in(megabytes: int) -> int:
+    """How many scores take so much memory."""
+    if megabytes < 1:
+        raise InputError(f"memory {megabytes} holds nothing; give 1 megabyte or more")
+    return megabytes * 2**20 // SCORE_BYTES
 
 
 def pick_device(name: str) -> torch.device:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pandas as pd
 
+from mfrec.cli.report import count_progress
 from mfrec.errors import InputError
 
 
@@ -22,6 +24,8 @@ class TableWriter:
     def __init__(self, path: Path) -> None:
         if path.suffix not in (".csv", ".parquet"):
             raise InputError(f"{path} is not a .csv or .parquet file; name one that ends so")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file that is not there yet, or is to be replaced")
         if not path.parent.is_dir():
             raise InputError(f"there is no folder {path.parent} to write {path.name} in; make it, or choose another")
         self.path, self.temporary = path, path.with_name(f".{path.name}.tmp")
@@ -36,7 +40,10 @@ class TableWriter:
                 ) from error
 
     def __enter__(self) -> TableWriter:
-        self.temporary.unlink(missing_ok=True)
+        try:
+            self.temporary.write_bytes(b"")
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written ({error.strerror}); choose another place") from error
         return self
 
     def write(self, frame: pd.DataFrame) -> None:
@@ -61,10 +68,22 @@ class TableWriter:
     ) -> None:
         if self._parquet is not None:
             self._parquet.close()
-        if error is None:
-            os.replace(self.temporary, self.path)
-        else:
+        try:
+            if error is None:
+                os.replace(self.temporary, self.path)
+        finally:
             self.temporary.unlink(missing_ok=True)
+
+
+def write_blocks(
+    writer: TableWriter, blocks: Iterable[tuple[int, pd.DataFrame]], total: int, what: str, of: str
+) -> None:
+    """Write frames, each with how many rows of all it is for, under a progress bar, and say how many there were."""
+    with writer, count_progress(of, total) as advance:
+        for done, frame in blocks:
+            writer.write(frame)
+            advance(done)
+    print(f"{writer.rows:,} {what} for {total:,} {of} in {writer.path}")
 
 
 def print_json(frame: pd.DataFrame) -> None:

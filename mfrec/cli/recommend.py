@@ -12,11 +12,12 @@ import torch
 import tyro
 
 from mfrec.cli import report
-from mfrec.cli.options import Count, Device, RunPath, Switch, pick_device
-from mfrec.cli.output import TableWriter, print_json
+from mfrec.cli.options import Count, Device, RunPath, Switch, pick_device, scores_in, seeded
+from mfrec.cli.output import TableWriter, print_json, write_blocks
 from mfrec.datasets.ids import Id
 from mfrec.datasets.pairs import read_table
-from mfrec.errors import InputError
+from mfrec.datasets.tables import checked_text, text_encoding
+from mfrec.errors import InputError, unknown
 from mfrec.recommend import candidate_items, similar_items, similar_users
 from mfrec.runs import Run
 from mfrec.trained import Trained
@@ -24,8 +25,6 @@ from mfrec.trained import Trained
 Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 # How many of a user's own ratings speak for a recommendation in --why.
 REASONS = 3
-# Bytes of a score.
-SCORE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +73,15 @@ class Recommend:
 
     def __call__(self) -> int:
         asked = {"--user": self.user, "--rate": self.rate, "--ratings": self.ratings, "--all": self.all}
-        given = [name for name, value in asked.items() if value] or ["--about"]
+        given = [name for name, value in asked.items() if value]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} ask for different users; give one of them")
-        if self.about and given[0] in ("--user", "--all"):
+        if self.about and given in (["--user"], ["--all"]):
             raise InputError(f"--about is of someone new, and {given[0]} of users that the run knows; give one of them")
+        if self.output is not None and (self.json or self.why):
+            raise InputError("--json and --why are for the terminal, and --output for a file; give one of them")
+        generator, writer = seeded(self.seed), None if self.output is None else TableWriter(Path(self.output))
         trained = Run.open(self.run).trained(pick_device(self.device))
-        generator = torch.Generator().manual_seed(self.seed)
         if self.user is None and not self.all:
             trained = self._folded(trained, generator)
         candidates = candidate_items(
@@ -90,9 +91,19 @@ class Recommend:
             years=self.years,
             exclude=_items(self.exclude),
         )
-        many = self.all or (self.user is None and len(trained.dataset.user_ids) > 1)
-        if many or self.output is not None:
-            return self._write(trained, candidates, generator, many)
+        n_users = len(trained.dataset.user_ids)
+        if self.all or (self.user is None and n_users > 1):
+            if writer is None:
+                raise InputError(f"recommendations to {n_users:,} users need a file; name one by --output")
+            blocks = trained.recommend_blocks(
+                self.number,
+                candidates=candidates,
+                explore=self.explore,
+                scores_held=scores_in(self.memory),
+                generator=generator,
+            )
+            write_blocks(writer, blocks, n_users, "recommendations", "users")
+            return 0
         found = trained.recommend(
             self.user,
             self.number,
@@ -101,7 +112,13 @@ class Recommend:
             reasons=REASONS if self.why else 0,
             generator=generator,
         )
-        if self.json:
+        if writer is not None:
+            name = trained.dataset.user_ids[trained.user_index(self.user)]
+            columns = found.rename(columns={"id": "item"}).drop(columns=["title", "year", "genres"], errors="ignore")
+            columns.insert(0, "user", name)
+            columns.insert(1, "rank", range(1, len(found) + 1))
+            write_blocks(writer, [(1, columns)], 1, "recommendations", "users")
+        elif self.json:
             print_json(found)
         else:
             report.print_recommendations(trained.dataset, trained.user_index(self.user), found)
@@ -111,38 +128,20 @@ class Recommend:
         ratings: pd.DataFrame | dict[Id, float] = dict(_rating(text) for text in self.rate)
         if self.ratings is not None:
             ratings = read_table(self.ratings, ("item", "rating"), ("user",))
+            if self.about and "user" in ratings:
+                raise InputError(f"--about is of one person, and {self.ratings} of many; leave out one of them")
         about = dict(_pair(text, "about", "gender=F") for text in self.about)
+        if len(about) < len(self.about):
+            raise InputError(f"--about tells the same twice ({', '.join(self.about)}); tell each once")
         known = [name.strip() for name in trained.user_features.split(",") if name.strip()]
-        for name in about:
+        for name, value in about.items():
             if name not in known:
                 told = f"takes {', '.join(known)}" if known else "was trained without --user-features"
                 raise InputError(f"about {name} tells nothing to this run, which {told}")
-        users = None if not about else pd.DataFrame([about])
-        return trained.fold_in_users(ratings, users, generator=generator)
-
-    def _write(self, trained: Trained, candidates: torch.Tensor, generator: torch.Generator, many: bool) -> int:
-        if self.output is None:
-            raise InputError(
-                f"recommendations to {len(trained.dataset.user_ids):,} users need a file; name one by --output"
-            )
-        if self.why:
-            raise InputError("--why is for one user on the terminal; leave out --output and --all")
-        users = None if many else [trained.user_index(self.user)]
-        blocks = trained.recommend_blocks(
-            self.number,
-            users,
-            candidates=candidates,
-            explore=self.explore,
-            scores_held=max(self.memory, 1) * 2**20 // SCORE,
-            generator=generator,
-        )
-        n_users = len(trained.dataset.user_ids) if users is None else len(users)
-        with TableWriter(Path(self.output)) as writer, report.count_progress("users", n_users) as advance:
-            for n_done, frame in blocks:
-                writer.write(frame)
-                advance(n_done)
-        print(f"{writer.rows:,} recommendations to {n_users:,} users in {self.output}")
-        return 0
+            texts = {text for text in trained.dataset.users[name] if isinstance(text, str)}
+            if texts and value not in texts:
+                raise unknown(name, value, sorted(texts))
+        return trained.fold_in_users(ratings, pd.DataFrame([about]) if about else None, generator=generator)
 
 
 def _rating(text: str) -> tuple[Id, float]:
@@ -167,7 +166,8 @@ def _items(given: Iterable[str]) -> list[Id]:
     for one in given:
         path = Path(one)
         if len(one) < 255 and path.is_file():
-            found += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            data = checked_text(one, path.read_bytes())
+            found += [line.strip() for line in data.decode(text_encoding(data)).splitlines() if line.strip()]
         else:
             found.append(one)
     return found
@@ -197,12 +197,21 @@ class Similar:
     """Print JSON instead of a table."""
 
     def __call__(self) -> int:
+        if self.output is not None and not self.all:
+            raise InputError("--output is for --all, and others are printed; leave it out, or take --json")
+        writer = None if self.output is None else TableWriter(Path(self.output))
         trained = Run.open(self.run).trained()
         model, dataset = trained.model, trained.dataset
         if [self.item is not None, self.user is not None, self.all].count(True) != 1:
             raise InputError("similar compares one item, one user or all items; give one of --item, --user and --all")
         if self.all:
-            return self._write(trained)
+            if writer is None:
+                raise InputError("all items need a file for those similar to them; name one by --output")
+            blocks = trained.similar_blocks(
+                self.number, min_ratings=self.min_ratings, scores_held=scores_in(self.memory)
+            )
+            write_blocks(writer, blocks, len(dataset.item_ids), "similar items", "items")
+            return 0
         if self.item is not None:
             item = dataset.item_index(self.item)
             name, found = dataset.title(item), similar_items(dataset, model, item, self.number, self.min_ratings)
@@ -214,18 +223,4 @@ class Similar:
             print_json(found)
         else:
             report.print_items(f"similar to {name}", found)
-        return 0
-
-    def _write(self, trained: Trained) -> int:
-        if self.output is None:
-            raise InputError("all items need a file for those similar to them; name one by --output")
-        blocks = trained.similar_blocks(
-            self.number, min_ratings=self.min_ratings, scores_held=max(self.memory, 1) * 2**20 // SCORE
-        )
-        n_items = len(trained.dataset.item_ids)
-        with TableWriter(Path(self.output)) as writer, report.count_progress("items", n_items) as advance:
-            for n_done, frame in blocks:
-                writer.write(frame)
-                advance(n_done)
-        print(f"{writer.rows:,} similar items of {n_items:,} in {self.output}")
         return 0

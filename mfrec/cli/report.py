@@ -108,6 +108,9 @@ def print_errors(title: str, measured: Mapping[str, Mapping[str, float]]) -> Non
 
 def print_items(title: str, items: pd.DataFrame) -> None:
     """A frame as `item_frame` gives it; the year stands in the title already; or one of users."""
+    if not len(items):
+        print(f"{title}: nothing is left to show; fewer --min-ratings leave more")
+        return
     shown = items.drop(columns="year", errors="ignore").astype({"id": str})
     if "genres" in shown:
         shown["genres"] = shown["genres"].str.replace("|", ", ")
@@ -121,7 +124,7 @@ def print_recommendations(dataset: Dataset, user: int, recommended: pd.DataFrame
     name = "you" if dataset.user_ids[user] == YOU else f"user {dataset.user_ids[user]}"
     if len(own):
         rated = item_frame(dataset, own.items[liked], rating=own.values[liked])
-        print_items(f"{name} rated highest, of {len(own):,} ratings", rated)
+        print_items(f"{name} rated highest, of {len(own):,} rating{'' if len(own) == 1 else 's'}", rated)
     print_items(
         f"recommended to {name}", _with_reasons(dataset, recommended) if "because" in recommended else recommended
     )

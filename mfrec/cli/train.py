@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mfrec.baselines import baselines
 from mfrec.cli import report
-from mfrec.cli.options import Device, Switch, knobs, pick_device
+from mfrec.cli.options import Device, Switch, knobs, pick_device, seeded
 from mfrec.datasets import Dataset, load
 from mfrec.errors import InputError
 from mfrec.experiment import draw_parts, make_solver, split_parts
@@ -103,8 +103,7 @@ class Train:
         for option in ("epochs", "patience"):
             if getattr(self, option) < 1:
                 raise InputError(f"{option} {getattr(self, option)} leaves nothing to do; give 1 or more")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed {self.seed} is not a seed; give a whole number from 0 to 2^63 - 1")
+        seeded(self.seed)  # refused before anything is read
         device = pick_device(self.device)
         if self.resume is None:
             dataset = load(self.data, columns=self.columns, scale=self.rating_scale, duplicates=self.duplicates)
@@ -144,7 +143,7 @@ class Train:
 
     def _part(self, dataset: Dataset) -> Tensor:
         """(n_ratings,) TRAIN, VALID or TEST."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeded(self.seed)
         fraction = self.valid_fraction
         if fraction is None:
             fraction = 1 / 9 if self.data == "ml-latest-small" else 0.05
@@ -155,7 +154,7 @@ class Train:
         taken = [p.name for p in inspect.signature(make_solver).parameters.values() if p.kind is p.KEYWORD_ONLY]
         own = [knob.name for knob in knobs(self.solver)]
         options = {name: getattr(self, name) for name in [*taken, *own] if name != "generator"}
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeded(self.seed)
         solver = make_solver(self.solver, dataset, parts["train"], generator=generator, **options)
         return Experiment(dataset, parts, solver)
 

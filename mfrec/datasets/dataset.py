@@ -23,7 +23,7 @@ from mfrec.datasets.frames import (
     table_of,
     user_table,
 )
-from mfrec.datasets.ids import Id, find_id, id_index, index_ids
+from mfrec.datasets.ids import Id, find_id, id_index, index_ids, indices_of
 from mfrec.datasets.readers import OFFICIAL_SPLITS
 from mfrec.datasets.tables import Scale
 from mfrec.errors import InputError, unknown
@@ -164,6 +164,14 @@ class Dataset:
         near = self._near_titles(typed)
         kind, hint = ("item", f"; did you mean {' or '.join(map(repr, near))}?") if near else ("item id", "")
         raise InputError(f"{kind} {id_or_title} is not in this dataset ({_examples(self.item_ids, 'items')}){hint}")
+
+    def item_indices(self, ids_or_titles: pd.Series) -> npt.NDArray[np.int64]:
+        """The index of each item of a column, by id or by a title that one item alone has, and -1 for none."""
+        found = indices_of(self.item_ids, ids_or_titles)
+        for at in np.flatnonzero(found < 0):
+            same = self._folded_titles.get(str(ids_or_titles.iloc[at]).strip().casefold(), [])
+            found[at] = same[0] if len(same) == 1 else -1
+        return found
 
     @cached_property
     def _folded_titles(self) -> dict[str, list[int]]:

@@ -76,15 +76,20 @@ def new_items(
 def _frame(ratings: pd.DataFrame | Mapping[Id, float], item: str, rating: str) -> pd.DataFrame:
     if isinstance(ratings, pd.DataFrame):
         return ratings
+    if not isinstance(ratings, Mapping):
+        raise InputError(f"ratings are a frame, or a dict by item, not a {type(ratings).__name__}")
     return pd.DataFrame({item: pd.Series(list(ratings), dtype=object), rating: list(ratings.values())})
 
 
-def _require(frame: pd.DataFrame, *columns: str) -> None:
-    for column in columns:
+def _require(frame: pd.DataFrame, user: str, item: str, rating: str) -> None:
+    for column in (user, item, rating):
         if column not in frame.columns:
-            raise InputError(
-                f"the ratings have no column {column!r}, but {', '.join(map(str, frame.columns))}; name it"
-            )
+            held = ", ".join(map(str, frame.columns))
+            raise InputError(f"the ratings have no column {column!r}, but {held}; name it")
+    for column in (user, item):
+        missing = int(frame[column].isna().sum())
+        if missing:
+            raise InputError(f"{missing:,} of {len(frame):,} ratings have no {column}; leave them out")
 
 
 def _typed(one: object) -> Id:
@@ -108,7 +113,10 @@ def _newcomers(
 ) -> Dataset:
     """From the users, items and values of ratings, and the ids and tables of the users and of the items."""
     users, items, column = ratings
-    values = checked_ratings(column, dataset.scale) if len(column) else np.empty(0)
+    values = checked_ratings(column, None) if len(column) else np.empty(0)
+    low, high = dataset.scale
+    for value in values[(values < low) | (values > high)]:
+        raise InputError(f"rating {value:g} is off the scale {low:g} to {high:g}; give one on it")
     if len(column):
         kept, values, _ = distinct_pairs(users * len(ids[1]) + items, values, None, "last")
         users, items = users[kept], items[kept]

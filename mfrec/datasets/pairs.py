@@ -45,10 +45,15 @@ def read_table(path: str | Path, needed: Sequence[str], maybe: Sequence[str] = (
             raise InputError(f"{path} has the columns {held} and no {' or '.join(NAMES[role])}; rename one")
         if found is not None:
             frame = frame.rename(columns={found: role})
+            empty = int((frame[role] == "").sum())
+            if empty:
+                raise InputError(
+                    f"{empty:,} of {len(frame):,} rows of {path} have no {role}; fill them, or leave them out"
+                )
             if role != "rating" and frame[role].dtype == object:
                 frame[role] = ids_from_text(frame[role]).astype(object)
     if not len(frame):
-        raise InputError(f"{path} has a header and no rows; give it some, or leave it out")
+        raise InputError(f"{path} has a header and no rows; give it some")
     return frame
 
 
