@@ -236,11 +236,11 @@ def _largest(scores: Tensor, n: int, ordered: bool = True) -> tuple[Tensor, Tens
     width = scores.shape[1]
     if width < 16 * n or width % 4:
         return scores.topk(n, dim=1, sorted=ordered)
-    groups = scores.unflatten(1, (4, -1))
-    best = _largest(groups.amax(1), n, ordered=False)[1]
-    inside = groups.gather(2, best[:, None].expand(-1, 4, -1))
-    values, at = inside.flatten(1).topk(n, dim=1, sorted=ordered)
-    return values, at // n * groups.shape[2] + best.gather(1, at % n)
+    best = _largest(scores.unflatten(1, (4, -1)).amax(1), n, ordered=False)[1]
+    in_group = torch.arange(0, width, width // 4, device=scores.device)[:, None]
+    columns = (best[:, None] + in_group).flatten(1)
+    values, at = scores.gather(1, columns).topk(n, dim=1, sorted=ordered)
+    return values, columns.gather(1, at)
 
 
 def _lowest(scores: Tensor, least: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -67,9 +67,13 @@ def parse(kind: Any, prog: str, arguments: Sequence[str], **default: Any) -> Any
     except SystemExit as stop:
         if not stop.code:
             raise
-    # The box is drawn with lines, or with - | + where stderr is ASCII: the text before its first inner rule is said.
-    text = re.sub(r"^[│|╭╰+].*?[─-]{3,}[╮╯+]?$|[│|]", " ", box.getvalue(), flags=re.MULTILINE)
-    said = " ".join(re.split(r"[─-]{5,}", text.strip())[0].split()).rstrip(".")
+    # The box is drawn with lines, or where stderr is ASCII with - | + or as a title over a rule: the text between the
+    # title and the first inner rule is said.
+    text = box.getvalue().strip()
+    if not re.match(r"[╭+]", text):
+        text = re.sub(r"\A[^\n]*\n\s*-{5,}\s*\n", "", text)
+    text = re.sub(r"^[│|╭╰+].*?[─-]{3,}[╮╯+]?$|[│|]", " ", text, flags=re.MULTILINE)
+    said = " ".join(re.split(r"[─-]{5,}|Got errors:", text.strip())[0].split()).rstrip(".")
     raise InputError(f"{said}; see {prog} --help")
 
 
