@@ -34,7 +34,7 @@ from torch import Tensor
 from mfrec.errors import InputError, unknown
 from mfrec.model import MatrixFactorization, check_indices
 from mfrec.ratings import Ratings
-from mfrec.recommend import top_n
+from mfrec.top_n import top_n
 
 # What finding a relevant item is worth to NDCG, by its rating: the same for all; the rating, as in trec_eval; or
 # 2^rating − 1, as in Burges et al. 2005.

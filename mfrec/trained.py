@@ -31,8 +31,9 @@ from mfrec.new_rows import Law
 from mfrec.objective import Objective
 from mfrec.posterior import NINETY, Posterior
 from mfrec.ratings import Ratings
-from mfrec.recommend import recommended_items, similar_blocks, top_n_blocks
+from mfrec.recommend import recommended_items
 from mfrec.solvers import SOLVERS
+from mfrec.top_n import similar_blocks, top_n_blocks
 
 logger = logging.getLogger("mfrec")
 Explore = Literal["none", "upper", "thompson"]

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "mfrec"
 # From what everything stands on to what nothing stands on; a room imports only from rooms before it.
 ORDER = [
     "errors", "ratings", "datasets", "sparse", "features", "model", "posterior", "objective", "solvers", "new_rows",
-    "fold_in", "metrics", "baselines", "recommend", "ranking", "fit", "experiment", "trained", "runs", "estimator",
-    "cli",
+    "fold_in", "metrics", "baselines", "top_n", "recommend", "ranking", "fit", "experiment", "trained", "runs",
+    "estimator", "cli",
 ]  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "data")
 

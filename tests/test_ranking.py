@@ -13,7 +13,7 @@ from mfrec.errors import InputError
 from mfrec.model import MatrixFactorization
 from mfrec.ranking import bootstrap_intervals, catalogue_coverage, evaluate_ranking, novelty, ranking_metrics
 from mfrec.ratings import Ratings, random_split
-from mfrec.recommend import top_n
+from mfrec.top_n import top_n
 
 METRICS = ["precision", "recall", "ndcg", "map", "mrr", "hit_rate"]
 
