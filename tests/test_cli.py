@@ -26,7 +26,7 @@ from mfrec.solvers import DEFAULT, SOLVERS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--rank", 3, "--epochs", 2)
-COMMANDS = [*(("train", solver) for solver in SOLVERS), *((verb,) for verb in VERBS if verb != "train")]
+COMMANDS = [*(("train", solver) for solver in SOLVERS), *((verb,) for verb in VERBS if verb not in ("train", "cv"))]
 HEADER = ("userId", "movieId", "rating")
 
 

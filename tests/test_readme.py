@@ -50,5 +50,14 @@ def test_its_flags_exist():
     flags = {f"--{f.replace('_', '-')}" for kind in cli.VERBS.values() for f in kind.__dataclass_fields__}
     flags |= {f"--{knob.name.replace('_', '-')}" for name in SOLVERS for knob in knobs(name)}
     flags |= {flag.replace("--", "--no-") for flag in flags}
-    others = {"--help", "--logdir", "--inplace", "--seeds", "--tables", "--shared", "--device"}  # of other programs
+    others = {
+        "--help",
+        "--logdir",
+        "--inplace",
+        "--seeds",
+        "--tables",
+        "--shared",
+        "--device",
+        "--folds",
+    }  # of other programs
     assert shown <= flags | others

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from mfrec.cli.cv import CrossValidate, parse_cv
 from mfrec.cli.evaluate import Evaluate, Predict
 from mfrec.cli.options import parse
 from mfrec.cli.recommend import Recommend, Similar
@@ -18,6 +19,7 @@ from mfrec.errors import InputError, unknown
 
 VERBS: dict[str, Callable[..., Callable[[], int]]] = {
     "train": Train,
+    "cv": CrossValidate,
     "evaluate": Evaluate,
     "predict": Predict,
     "recommend": Recommend,
@@ -62,6 +64,8 @@ def _verb(arguments: list[str]) -> Callable[[], int]:
         raise unknown("command", name, VERBS)
     if name == "train":
         return parse_train(arguments[1:])
+    if name == "cv":
+        return parse_cv(arguments[1:])
     verb: Callable[[], int] = parse(VERBS[name], f"mfrec {name}", arguments[1:])
     return verb
 

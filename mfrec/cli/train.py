@@ -43,7 +43,7 @@ class Train:
     duplicates: Literal["last", "first", "mean", "error"] = "last"
     """Which rating counts where a user rated an item more than once."""
     split: str = "random"
-    """random, per-user, time, leave-last-out, cold-items, or an official split of the data such as u1."""
+    """random, per-user, time, leave-last-out, cold-items, fold-1-of-5, or an official split of the data such as u1."""
     test_fraction: float = 0.1
     """Share of all ratings held out for the test; official splits bring their own."""
     valid_fraction: float | None = None

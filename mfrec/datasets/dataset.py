@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +28,7 @@ from mfrec.datasets.ids import Id, find_id, id_index, index_ids, indices_of
 from mfrec.datasets.readers import OFFICIAL_SPLITS
 from mfrec.datasets.tables import Scale
 from mfrec.errors import InputError, unknown
-from mfrec.ratings import SPLITS, Ratings
+from mfrec.ratings import SPLITS, Ratings, k_folds
 
 Duplicates = Literal["last", "first", "mean", "error"]
 
@@ -121,14 +122,21 @@ class Dataset:
         return f"Dataset({self.name!r}, {self.ratings!r}, scale {self.scale[0]:g}–{self.scale[1]:g})"
 
     def test_mask(self, split: str, fraction: float, generator: torch.Generator) -> Tensor:
-        """(n_ratings,) bool, True for the part held out by an official split's name or by one of `SPLITS`.
+        """(n_ratings,) bool, True for the part held out by an official split's name, by one of `SPLITS`, or by a fold.
 
-        An official split has its own size, whatever the fraction.
+        Of "fold-2-of-5" it is the second of five random parts of one size: with the same generator, parts of one whole.
+        An official split and a fold have their own size, whatever the fraction.
         """
         if split in self.official_splits:
             return self.official_splits[split]
         if split in SPLITS:
             return SPLITS[split](self.ratings, fraction, generator)
+        fold = re.fullmatch(r"fold-([1-9]\d*)-of-(\d+)", split)
+        if fold is not None:
+            number, k = int(fold.group(1)), int(fold.group(2))
+            if number > k:
+                raise InputError(f"there is no fold {number} of {k}; they are counted from 1")
+            return k_folds(self.ratings, k, generator) == number - 1
         known = [*self.official_splits, *SPLITS]
         if split in OFFICIAL_SPLITS:
             raise InputError(f"{self.name} has no official split {split!r}; choose from {', '.join(known)}")
