@@ -16,6 +16,8 @@ from hypothesis import settings
 from mfrec.features import Features
 from mfrec.ratings import Ratings
 
+# Everything here is small: a second thread costs more than it brings.
+torch.set_num_threads(1)
 # How long an example takes says nothing here: the first call of torch takes a second.
 settings.register_profile("mfrec", deadline=None)
 settings.load_profile("mfrec")
