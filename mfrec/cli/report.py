@@ -70,7 +70,7 @@ FORMATS = {
     "mean": ".2f",
     "seconds": ".1f",
 }
-WRAPPED = ("title", "genres", "what it does", "to tune", "takes", "because")
+WRAPPED = ("run", "title", "genres", "what it does", "to tune", "takes", "because")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -78,7 +78,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     table = Table(box=SIMPLE_HEAD, show_header=any(columns))
     for position, name in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=name not in WRAPPED)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=name not in WRAPPED, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(name, value) for name, value in zip(columns, row, strict=True)))
     console = Console()

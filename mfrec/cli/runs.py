@@ -44,7 +44,7 @@ class Runs:
         if len(self.what) > 1:
             raise InputError(f"{' '.join(self.what)} are {len(self.what)} folders; give one, or diff and two runs")
         folder = Path(*self.what)
-        return self._print(f"runs in {folder}", overview(folder), _without_constants)
+        return self._print(f"runs in {folder}, with the RMSE of their parts", overview(folder), _without_constants)
 
     def _print(self, title: str, table: pd.DataFrame, shown: Callable[[pd.DataFrame], pd.DataFrame]) -> int:
         if self.json:
@@ -58,7 +58,8 @@ class Runs:
 
 def _without_constants(table: pd.DataFrame) -> pd.DataFrame:
     """What does not tell runs apart takes no room on a terminal."""
-    return table.drop(columns=[name for name in ("data", "split", "seed") if table[name].nunique() == 1])
+    constant = [name for name in ("data", "split", "seed") if table[name].nunique() == 1]
+    return table.drop(columns=constant).rename(columns={"valid RMSE": "valid", "test RMSE": "test"})
 
 
 def _shown_difference(table: pd.DataFrame) -> pd.DataFrame:
