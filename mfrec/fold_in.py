@@ -31,7 +31,7 @@ from mfrec.features import IMPLICIT_BLOCK, Features
 from mfrec.model import ITEM, USER, MatrixFactorization, check_indices
 from mfrec.new_rows import Law, NewRows, own_prior
 from mfrec.objective import Objective, squared_error
-from mfrec.posterior import NOISE_SHAPE, MeanField, Posterior, Samples, standard_gamma
+from mfrec.posterior import NOISE_SHAPE, MeanField, Posterior, Samples, standard_gamma, standard_normal
 from mfrec.ratings import Pattern, Ratings
 from mfrec.solvers.ridge import Problem, Side, cholesky, minimize_by_columns, normal_matrices
 from mfrec.sparse import matmul, sampled_dot
@@ -224,9 +224,13 @@ def _beside(
 def _minimizing(new: NewRows, law: Objective) -> _Given:
     if law.loss is not squared_error:
         raise InputError("rows are folded in by least squares, not other losses; train with the squared error for that")
-    plain = new.model(*new.tables())
-    ridge = law.penalty_table(plain, new.ratings, plain.terms(new.side)[0])[:, new.columns]
+    ridge = _penalty(new, law)[:, new.columns]
     return _beside(new, lambda evidence: _solved(evidence, torch.ones_like(evidence.squares), ridge[evidence.rows]))
+
+
+def _penalty(new: NewRows, law: Objective) -> Tensor:
+    """Λ of the new rows' own numbers, (n, k)."""
+    return law.penalty_table(new.plain, new.ratings, new.plain.terms(new.side)[0])
 
 
 def _mean_field(new: NewRows, law: MeanField) -> _Given:
@@ -257,7 +261,7 @@ def _sampling(new: NewRows, law: Samples, draw: Mapping[str, Any], tau: Tensor, 
     def solve(evidence: Evidence) -> Solution:
         for _ in range(1 if law.same_noise else DRAW_TURNS):
             solution = _solved(evidence, tau[evidence.rows].clone(), precision / alpha, mean)
-            normal = torch.randn(solution.mean.shape, generator=generator, dtype=new.dtype).to(new.device)
+            normal = standard_normal(solution.mean.shape, solution.mean, generator)
             turned = torch.linalg.solve_triangular(solution.factor.mT, normal[..., None], upper=True)[..., 0]
             solution = solution._replace(drawn=solution.mean + turned * alpha**-0.5)
             if not law.same_noise:
@@ -284,18 +288,27 @@ def _evidence(new: NewRows, given: _Given) -> Iterator[Evidence]:
         yield Evidence(rows, normal, right, squares[rows], counts)
 
 
-def _rows(new: NewRows, given: _Given) -> Solution:
-    """The solutions of all blocks as whole rows, on their base; without rows of their own they are that."""
+class _Rows(NamedTuple):
+    """The new rows, (n, k): their mean, a draw and variances; and τ, (n, 1)."""
+
+    tau: Tensor
+    mean: Tensor
+    drawn: Tensor
+    variances: Tensor
+
+
+def _rows(new: NewRows, given: _Given) -> _Rows:
+    """The solutions of all blocks on their base; without rows of their own they are that."""
     solutions = [given.solve(evidence) for evidence in _evidence(new, given)] if new.own else []
     if not solutions:
         nothing = torch.zeros_like(given.base)
-        return Solution(nothing[:, :1] + 1, nothing, given.base, given.base, nothing)
+        return _Rows(nothing[:, :1] + 1, given.base, given.base, nothing)
     tau, mean, drawn, variances = (
-        torch.cat([getattr(solution, name) for solution in solutions]) for name in ("tau", "mean", "drawn", "variances")
+        torch.cat([getattr(solution, name) for solution in solutions]) for name in _Rows._fields
     )
     mean, drawn = (given.base.index_add(1, new.columns, part) for part in (mean, drawn))
     variances = torch.zeros_like(given.base).index_add(1, new.columns, variances)
-    return Solution(tau, solutions[0].factor, mean, drawn, variances)
+    return _Rows(tau, mean, drawn, variances)
 
 
 def _fold_in(new: NewRows, law: Law, generator: torch.Generator | None) -> Folded:
@@ -331,8 +344,7 @@ def _averaged(new: NewRows, law: Samples, generator: torch.Generator | None) -> 
 def _nonnegative(new: NewRows, law: Objective) -> Folded:
     """The minimum over rows whose factors are 0 or above, by passes over their columns."""
     given = _minimizing(new, law)
-    plain = new.model(given.base, given.other)
-    ridge = law.penalty_table(plain, new.ratings, plain.terms(new.side)[0])
+    ridge = _penalty(new, law)
     own = torch.zeros_like(given.base)
     for _ in range(PASSES if new.own else 0):
         residuals = given.residuals - sampled_dot(given.view.pattern, own, given.other)

@@ -63,12 +63,14 @@ class NewRows:
         self.offset = self._checked_offset(offset)
         self.free = trained.free_columns()[side]
         self.columns = self.free[0].nonzero()[:, 0]
-        self.own = side == USER or trained.item_ids
         if isinstance(law, Samples):
-            self.own = self.own and bool(torch.isfinite(own_prior(law, law.draws[0], side)[0]).all())
-        # Patterns and targets are the same whatever the tables are.
+            self.own = bool(torch.isfinite(own_prior(law, law.draws[0], side)[0]).all())
+        else:
+            self.own = side == USER or trained.item_ids
+        # Patterns, targets and penalties are the same whatever the tables are.
         nothing = [self.free.new_zeros(n, self.free.shape[1]) for n in (self.n_rows, size)]
-        self.view = sides_of(self.model(*nothing), self.ratings)[side]
+        self.plain = self.model(*nothing)
+        self.view = sides_of(self.plain, self.ratings)[side]
 
     def _checked_offset(self, offset: Tensor | None) -> Tensor | None:
         own: Tensor | None = self.trained.offset

@@ -211,8 +211,7 @@ class MeanField:
     def draw(self, generator: torch.Generator | None = None) -> MatrixFactorization:
         drawn = []
         for table, variances in zip(self.model.tables(), self.variances, strict=True):
-            normal = torch.randn(table.shape, generator=generator, dtype=table.dtype).to(table.device)
-            drawn.append(table + normal * variances.sqrt())
+            drawn.append(table + standard_normal(table.shape, table, generator) * variances.sqrt())
         return _plain(self.model, *drawn)
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,6 +232,11 @@ def posterior_from_state(state: Mapping[str, Any], model: MatrixFactorization) -
     device = model.scale.device
     variances, precision, noise = ([t.to(device) for t in state[name]] for name in ("variances", "precision", "noise"))
     return MeanField(model, variances, precision, state["alpha"], noise)
+
+
+def standard_normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws from N(0, 1) with the dtype and device of `like`, made on the CPU, so that all devices draw alike."""
+    return torch.randn(tuple(shape), generator=generator, dtype=like.dtype).to(like.device)
 
 
 def standard_gamma(shape: Tensor, generator: torch.Generator) -> Tensor:

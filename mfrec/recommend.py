@@ -13,7 +13,7 @@ from mfrec.datasets.ids import Id
 from mfrec.errors import InputError, unknown
 from mfrec.model import ITEM, USER, MatrixFactorization
 from mfrec.posterior import Posterior
-from mfrec.top_n import checked_n, similar, top_n
+from mfrec.top_n import checked_candidates, checked_n, similar, top_n
 
 
 def item_frame(dataset: Dataset, indices: Tensor, **values: Tensor) -> pd.DataFrame:
@@ -102,7 +102,7 @@ def recommended_items(
     if rank_by is None:
         indices, predictions = (found[0] for found in top_n(model, users, n, seen, candidates=candidates, clip=True))
     else:
-        chosen = candidates.to(device, copy=True)
+        chosen = checked_candidates(candidates, model.n_items).to(device, copy=True)
         chosen[seen.items.long()] = False
         indices = rank_by.where(chosen, -torch.inf).argsort(descending=True, stable=True)[: checked_n(n, len(chosen))]
         indices = indices[chosen[indices]]

@@ -152,7 +152,8 @@ def _best_products(
     """
     size, device = len(table), table.device
     n = checked_n(n, size)
-    kept = torch.arange(size, device=device) if candidates is None else candidates.to(device).nonzero()[:, 0]
+    kept = torch.arange(size, device=device)
+    kept = kept if candidates is None else kept[checked_candidates(candidates, size).to(device)]
     column = torch.full((size,), -1, device=device).index_copy_(0, kept, torch.arange(len(kept), device=device))
     tiles = _tiles(table if candidates is None else table[kept], n)
     n_tiles, width, _ = tiles.shape
@@ -175,9 +176,19 @@ def _best_products(
 
 
 def checked_n(n: int, size: int) -> int:
+    """How many of `size` rows n asks for; InputError for none."""
     if n < 1:
         raise InputError(f"n {n} asks for nothing; give 1 or more")
     return min(n, size)
+
+
+def checked_candidates(candidates: Tensor, size: int) -> Tensor:
+    """The candidates, if they are (size,) bool; InputError if not."""
+    if candidates.shape != (size,) or candidates.dtype != torch.bool:
+        raise InputError(
+            f"candidates are {tuple(candidates.shape)} of {candidates.dtype}; give a bool for each of {size:,} items"
+        )
+    return candidates
 
 
 def _tiles(table: Tensor, n: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mfrec.datasets import Dataset, new_items, new_users
+from mfrec.datasets.frames import require_columns
 from mfrec.datasets.ids import Id, indices_of
 from mfrec.errors import InputError
 from mfrec.errors import unknown as not_in_table
@@ -36,10 +37,12 @@ from mfrec.solvers import SOLVERS
 from mfrec.top_n import similar_blocks, top_n_blocks
 
 logger = logging.getLogger("mfrec")
+# Ratings that an item needs to be recommended, unless candidates are given.
+JUDGED = 5
 Explore = Literal["none", "upper", "thompson"]
 BY_PREDICTION = "predicted rating"
 # What each way to explore ranks by.
-EXPLORE: dict[str, str] = {
+EXPLORE: dict[Explore, str] = {
     "none": BY_PREDICTION,
     "upper": "the 95 % quantile of the expected rating",
     "thompson": "one draw of the expected rating",
@@ -109,6 +112,11 @@ class Trained:
         """The ratings that were trained on."""
         return self.dataset.ratings.select(self.part == TRAIN).to(self.model.scale.device)
 
+    @property
+    def _mean(self) -> float:
+        """The mean of the ratings that were trained on, in stars."""
+        return float(self.origin.train.values.double().mean())
+
     @torch.no_grad()
     def fold_in_users(
         self,
@@ -126,14 +134,8 @@ class Trained:
             ratings, users, user, item, rating: as `datasets.new_users` takes them.
             generator: for draws from the posterior.
         """
-        if self.source is not None:
-            return self.origin.fold_in_users(ratings, users, user=user, item=item, rating=rating, generator=generator)
-        dataset = new_users(self.dataset, ratings, users, user, item, rating)
-        features = side_features(
-            "users", self.dataset, dataset.ratings, self.implicit, self.user_features, dataset.users
-        )
-        folded = fold_in_user(self.model, dataset.ratings, self.law, features=features, generator=generator)
-        return self._with(dataset, folded, USER)
+        origin = self.origin
+        return origin._with(USER, new_users(origin.dataset, ratings, users, user, item, rating), generator)
 
     @torch.no_grad()
     def fold_in_items(
@@ -152,24 +154,32 @@ class Trained:
             ratings, items, user, item, rating: as `datasets.new_items` takes them.
             generator: for draws from the posterior.
         """
-        if self.source is not None:
-            return self.origin.fold_in_items(ratings, items, user=user, item=item, rating=rating, generator=generator)
-        dataset = new_items(self.dataset, ratings, items, user, item, rating)
-        features = side_features(
-            "items", self.dataset, dataset.ratings, self.implicit, self.item_features, dataset.items
-        )
-        offset = self._new_offset(dataset.ratings)
-        folded = fold_in_item(
-            self.model, dataset.ratings, self.law, features=features, offset=offset, generator=generator
-        )
-        return self._with(dataset, folded, ITEM)
+        origin = self.origin
+        return origin._with(ITEM, new_items(origin.dataset, ratings, items, user, item, rating), generator)
 
-    def _with(self, dataset: Dataset, folded: Folded, side: int) -> Trained:
+    def _with(self, side: int, dataset: Dataset, generator: torch.Generator | None) -> Trained:
+        """This, with a side's rows those of the dataset, folded in by its ratings."""
+        about = (dataset.users, dataset.items)[side]
+        model, posterior = self._fold_in(side, dataset.ratings, about, generator)
         part = torch.full((len(dataset.ratings),), TRAIN, dtype=torch.uint8)
-        model, posterior = folded
         return dataclasses.replace(
             self, dataset=dataset, model=model, posterior=posterior, part=part, source=self, folded=side
         )
+
+    def _fold_in(
+        self, side: int, ratings: Ratings, about: pd.DataFrame, generator: torch.Generator | None = None
+    ) -> Folded:
+        """New rows of a side by their ratings, and by what columns of this table tell of them."""
+        features = {}
+        if self.source is None:
+            columns = (self.user_features, self.item_features)[side]
+            features = side_features(f"{SIDES[side]}s", self.dataset, ratings, self.implicit, columns, about)
+        if side == USER:
+            return fold_in_user(self.model, ratings, self.law, features=features, generator=generator)
+        offset = None
+        if self.model.offset is not None and self.model.offset.ndim:
+            offset = centring_offset(ratings, "item", self.damping, self._mean)
+        return fold_in_item(self.model, ratings, self.law, features=features, offset=offset, generator=generator)
 
     def predict_frame(
         self, pairs: pd.DataFrame, *, user: str = "user", item: str = "item", unknown: str = "mean"
@@ -188,13 +198,7 @@ class Trained:
             raise not_in_table("way with unknown ids", unknown, ("mean", "error"))
         if not isinstance(pairs, pd.DataFrame):
             raise InputError(f"pairs are a frame with columns {user} and {item}, not a {type(pairs).__name__}")
-        for column in (user, item):
-            if column not in pairs.columns:
-                held = ", ".join(map(str, pairs.columns)) or "none"
-                raise InputError(f"the pairs have no column {column!r} among theirs ({held}); name it")
-            missing = int(pairs[column].isna().sum())
-            if missing:
-                raise InputError(f"{missing:,} of {len(pairs):,} pairs have no {column}; leave them out")
+        require_columns("pairs", pairs, ids=(user, item))
         for column in ("prediction", "deviation"):
             if column in pairs.columns:
                 raise InputError(f"the pairs have a column {column!r} already; rename it")
@@ -207,9 +211,8 @@ class Trained:
     @torch.no_grad()
     def _predictions(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
         """Predictions, and deviations if any, of pairs of indices, of which -1 is a row without ratings."""
-        train = self.origin.train.values.double()
-        prediction = torch.full((len(users),), float(train.mean()))
-        deviation = torch.full((len(users),), float(train.std(correction=0)))
+        prediction = torch.full((len(users),), self._mean)
+        deviation = torch.full((len(users),), float(self.origin.train.values.double().std(correction=0)))
         for user_known, item_known in ((True, True), (False, True), (True, False)):
             pairs = ((users >= 0) == user_known) & ((items >= 0) == item_known)
             if not bool(pairs.any()):
@@ -225,23 +228,9 @@ class Trained:
 
     def _stranger(self, side: int) -> Folded:
         """One row of which nothing is known, neither ratings nor features, beside all of the other side."""
-        model, none = self.model, torch.zeros(0, dtype=torch.long)
-        sizes = (1, model.n_items) if side == USER else (model.n_users, 1)
-        ratings, features = Ratings(none, none, torch.zeros(0), *sizes), {}
-        if self.source is None:
-            columns = (self.user_features, self.item_features)[side]
-            unknown_row = pd.DataFrame(index=[0])
-            features = side_features(f"{SIDES[side]}s", self.dataset, ratings, self.implicit, columns, unknown_row)
-        if side == USER:
-            return fold_in_user(model, ratings, self.law, features=features)
-        return fold_in_item(model, ratings, self.law, features=features, offset=self._new_offset(ratings))
-
-    def _new_offset(self, ratings: Ratings) -> Tensor | None:
-        """(n_items,) what centring subtracts from new items, where it is each item's own mean."""
-        if self.model.offset is None or not self.model.offset.ndim:
-            return None
-        mean = float(self.origin.train.values.double().mean())
-        return centring_offset(ratings, "item", self.damping, mean)
+        sizes = (1, self.model.n_items) if side == USER else (self.model.n_users, 1)
+        none = torch.zeros(0, dtype=torch.long)
+        return self._fold_in(side, Ratings(none, none, torch.zeros(0), *sizes), pd.DataFrame(index=[0]))
 
     def _tell_of_unknown(self, *sides: tuple[npt.NDArray[np.int64], pd.Series], refuse: bool) -> None:
         """Refuse ids that are not known, or log how many they are and what becomes of their pairs."""
@@ -273,7 +262,7 @@ class Trained:
         n: int = 10,
         *,
         candidates: Tensor | None = None,
-        explore: str = "none",
+        explore: Explore = "none",
         reasons: int = 0,
         generator: torch.Generator | None = None,
     ) -> pd.DataFrame:
@@ -295,12 +284,13 @@ class Trained:
         if explore not in EXPLORE:
             raise not_in_table("way to explore", explore, EXPLORE)
         if explore != "none":
-            self._posterior_to_explore()
+            self._posterior_to_explore()  # refused before anything is ranked, whoever asks
         if reasons < 0:
             raise InputError(f"{reasons} reasons are too few; give 0 or more")
         if reasons and self.folded == ITEM:
             raise InputError("reasons are for items that were in training; leave them out for those folded in")
-        index, candidates = self.user_index(user), self._candidates(candidates)
+        index = self.user_index(user)
+        candidates = self.item_counts >= JUDGED if candidates is None else candidates
         known = bool(self._known_users[index])
         model, posterior = (self.model, self.posterior) if known else (self._popular, None)
         rank_by = self._explored(index, explore, generator) if known else None
@@ -320,17 +310,6 @@ class Trained:
         """(n_items,) ratings of each item, those of users who were folded in not counted."""
         return (self if self.folded == ITEM else self.origin).dataset.ratings.item_counts.cpu()
 
-    def _candidates(self, candidates: Tensor | None, least: int = 5) -> Tensor:
-        """Those given, or the items with enough ratings to be judged by."""
-        if candidates is None:
-            return self.item_counts >= least
-        if candidates.shape != (self.model.n_items,) or candidates.dtype != torch.bool:
-            raise InputError(
-                f"candidates are {tuple(candidates.shape)} of {candidates.dtype}; give a bool for each of "
-                f"{self.model.n_items:,} items"
-            )
-        return candidates
-
     @cached_property
     def _known_users(self) -> Tensor:
         """(n_users,) bool, of whom there are ratings or features to go by."""
@@ -346,20 +325,21 @@ class Trained:
     def _popular(self) -> MatrixFactorization:
         """The model that predicts each item's damped mean for everyone."""
         rated = self.train if self.folded == ITEM else self.origin.train
-        means = centring_offset(rated, "item", self.damping, float(self.origin.train.values.double().mean()))
+        means = centring_offset(rated, "item", self.damping, self._mean)
         tables = [self.model.scale.new_zeros(n, 0) for n in (self.model.n_users, self.model.n_items)]
         return MatrixFactorization.from_tables(*tables, biases=False, offset=means, scale=self.model.scale)
 
-    def _explored(self, user: int, explore: str, generator: torch.Generator | None) -> Tensor | None:
+    def _explored(self, user: int, explore: Explore, generator: torch.Generator | None) -> Tensor | None:
         """(n_items,) what to rank by; None of the predictions themselves."""
         if explore == "none":
             return None
-        model = self.model if explore == "upper" else self._posterior_to_explore().draw(generator)
+        posterior = self._posterior_to_explore()
+        model = self.model if explore == "upper" else posterior.draw(generator)
         items = torch.arange(model.n_items, device=model.scale.device)
         users = torch.full_like(items, user)
         scores = model.predict(users, items)
         if explore == "upper":
-            scores = scores + NINETY * self._posterior_to_explore().deviation(users, items, noise=False)
+            scores = scores + NINETY * posterior.deviation(users, items, noise=False)
         return scores
 
     def _posterior_to_explore(self) -> Posterior:
@@ -395,31 +375,36 @@ class Trained:
     def recommend_blocks(
         self,
         n: int = 10,
-        users: Sequence[int] | None = None,
         *,
         candidates: Tensor | None = None,
-        explore: str = "none",
+        explore: Explore = "none",
         scores_held: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[tuple[int, pd.DataFrame]]:
-        """`recommend` for many users, block by block: how many users, and a frame of user, rank, item and predicted.
+        """`recommend` for all users, block by block: how many users, and a frame of user, rank, item and predicted.
 
         Args:
-            users: their indices; all of them by default.
             explore: "none" or "thompson", with one draw for all.
             scores_held: scores held at a time: beside the tables, what memory is needed for.
         """
         if explore not in ("none", "thompson"):
             raise InputError(f"explore {explore} is for one user at a time; for many take none or thompson")
         ranking = self.model if explore == "none" else self._posterior_to_explore().draw(generator)
-        candidates, known = self._candidates(candidates), self._known_users
-        chosen = torch.arange(len(known)) if users is None else torch.tensor(users)
-        # Whoever gave no rating is recommended what `recommend` recommends to them.
-        for model, some in ((ranking, chosen[known[chosen]]), (self._popular, chosen[~known[chosen]])):
-            if not len(some):
-                continue
+        candidates = self.item_counts >= JUDGED if candidates is None else candidates
+        known = self._known_users
+        groups = [(ranking, known)]
+        if not bool(known.all()):
+            # Whoever gave no rating is recommended what `recommend` recommends to them.
+            groups.append((self._popular, ~known))
+        for model, some in groups:
             blocks = top_n_blocks(
-                model, some, n, self.dataset.ratings, candidates=candidates, clip=True, scores_held=scores_held
+                model,
+                some.nonzero()[:, 0],
+                n,
+                self.dataset.ratings,
+                candidates=candidates,
+                clip=True,
+                scores_held=scores_held,
             )
             for rows, items, predictions in blocks:
                 if explore == "thompson" and model is ranking:
@@ -435,7 +420,7 @@ class Trained:
         rows, table = torch.arange(self.model.n_items), self.model.factors(ITEM)
         ids = self.dataset.item_ids, self.dataset.item_ids
         for block, items, cosines in similar_blocks(
-            table, rows, n, self._candidates(None, min_ratings), scores_held=scores_held
+            table, rows, n, self.item_counts >= min_ratings, scores_held=scores_held
         ):
             yield len(block), _long_frame(ids, ("item", "similar"), block, items, cosine=cosines)
 

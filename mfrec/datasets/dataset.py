@@ -176,9 +176,10 @@ class Dataset:
     def item_indices(self, ids_or_titles: pd.Series) -> npt.NDArray[np.int64]:
         """The index of each item of a column, by id or by a title that one item alone has, and -1 for none."""
         found = indices_of(self.item_ids, ids_or_titles)
-        for at in np.flatnonzero(found < 0):
-            same = self._folded_titles.get(str(ids_or_titles.iloc[at]).strip().casefold(), [])
-            found[at] = same[0] if len(same) == 1 else -1
+        lost = found < 0
+        if lost.any():
+            own = {title: indices[0] for title, indices in self._folded_titles.items() if len(indices) == 1}
+            found[lost] = [own.get(str(one).strip().casefold(), -1) for one in ids_or_titles[lost]]
         return found
 
     @cached_property

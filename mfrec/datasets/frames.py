@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -20,6 +20,18 @@ logger = logging.getLogger("mfrec.datasets")  # the room that users know
 DUPLICATES = ("last", "first", "mean", "error")
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+
+def require_columns(what: str, frame: pd.DataFrame, ids: Sequence[str], others: Sequence[str] = ()) -> None:
+    """Raise InputError unless the frame has these columns, and those of ids have one in each row."""
+    for column in (*ids, *others):
+        if column not in frame.columns:
+            held = ", ".join(map(str, frame.columns)) or "none"
+            raise InputError(f"the {what} have no column {column!r}, but {held}; name it")
+    for column in ids:
+        missing = int(frame[column].isna().sum())
+        if missing:
+            raise InputError(f"{missing:,} of {len(frame):,} {what} have no {column}; leave them out")
 
 
 def checked_ratings(column: pd.Series, scale: Scale | None, kind: str = "rating") -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from mfrec.datasets.dataset import Dataset
-from mfrec.datasets.frames import checked_ratings, distinct_pairs, item_table, user_table
+from mfrec.datasets.frames import checked_ratings, distinct_pairs, item_table, require_columns, user_table
 from mfrec.datasets.ids import Id, index_ids, indices_of
 from mfrec.errors import InputError
 from mfrec.ratings import Ratings
@@ -41,10 +41,8 @@ def new_users(
     if user not in frame.columns:
         frame = frame.assign(**{user: YOU})
         users = (pd.DataFrame(index=[0]) if users is None else users).assign(**{user: YOU})
-    _require(frame, user, item, rating)
-    found = indices_of(dataset.item_ids, frame[item])
-    for at in np.flatnonzero(found < 0):
-        found[at] = dataset.item_index(_typed(frame[item].iloc[at]))
+    require_columns("ratings", frame, ids=(user, item), others=(rating,))
+    found = _looked_up(dataset.item_ids, frame[item], dataset.item_index)
     rows, ids = _with_others(frame[user], users, user, "user")
     tables = user_table(users, user, ids), dataset.items
     return _newcomers(dataset, (rows, found, frame[rating]), (ids, dataset.item_ids), tables)
@@ -64,10 +62,8 @@ def new_items(
         items: a row a new item, as `Dataset.from_frame` takes it; those without a rating come in by it.
     """
     frame = _frame(ratings, item, rating)
-    _require(frame, user, item, rating)
-    found = indices_of(dataset.user_ids, frame[user])
-    for at in np.flatnonzero(found < 0):
-        found[at] = dataset.user_index(_typed(frame[user].iloc[at]))
+    require_columns("ratings", frame, ids=(user, item), others=(rating,))
+    found = _looked_up(dataset.user_ids, frame[user], dataset.user_index)
     rows, ids = _with_others(frame[item], items, item, "item")
     tables = dataset.users, item_table(items, item, ids)
     return _newcomers(dataset, (found, rows, frame[rating]), (dataset.user_ids, ids), tables)
@@ -81,19 +77,13 @@ def _frame(ratings: pd.DataFrame | Mapping[Id, float], item: str, rating: str) -
     return pd.DataFrame({item: pd.Series(list(ratings), dtype=object), rating: list(ratings.values())})
 
 
-def _require(frame: pd.DataFrame, user: str, item: str, rating: str) -> None:
-    for column in (user, item, rating):
-        if column not in frame.columns:
-            held = ", ".join(map(str, frame.columns))
-            raise InputError(f"the ratings have no column {column!r}, but {held}; name it")
-    for column in (user, item):
-        missing = int(frame[column].isna().sum())
-        if missing:
-            raise InputError(f"{missing:,} of {len(frame):,} ratings have no {column}; leave them out")
-
-
-def _typed(one: object) -> Id:
-    return one if isinstance(one, int) else str(one)
+def _looked_up(ids: pd.Index, typed: pd.Series, look_up: Callable[[Id], int]) -> npt.NDArray[np.int64]:
+    """The index of each id; of what is no id what `look_up` makes of it, or its refusal."""
+    found = indices_of(ids, typed)
+    for at in np.flatnonzero(found < 0):
+        one = typed.iloc[at]
+        found[at] = look_up(one if isinstance(one, int) else str(one))
+    return found
 
 
 def _with_others(

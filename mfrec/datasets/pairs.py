@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mfrec.datasets.ids import ids_from_text
-from mfrec.datasets.tables import checked_text, parquet_frame, text_encoding
+from mfrec.datasets.tables import checked_text, first_line, parquet_frame, split_header, text_encoding
 from mfrec.errors import InputError
 
 # What the column of each role may be called, the first found counts.
@@ -60,8 +59,8 @@ def read_table(path: str | Path, needed: Sequence[str], maybe: Sequence[str] = (
 def _text(path: Path, data: bytes) -> pd.DataFrame:
     data = checked_text(str(path), data)
     encoding = text_encoding(data)
-    first = data.lstrip(b"\r\n").splitlines()[0].decode(encoding)
-    separator = max(",\t;", key=lambda one: len(next(csv.reader([first], delimiter=one))))
+    first = first_line(data).decode(encoding)
+    separator, _ = split_header(first)
     try:
         frame = pd.read_csv(io.BytesIO(data), sep=separator, dtype=object, na_filter=False, encoding=encoding)
     except ValueError as error:  # pandas' ParserError is one

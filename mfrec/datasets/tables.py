@@ -56,7 +56,7 @@ def read_ratings(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.
     if data[:4] == b"PAR1":
         return _read_parquet(where, data, wanted)
     data = checked_text(where, data)
-    double_colons = b"::" in _first_line(data) and wanted is None
+    double_colons = b"::" in first_line(data) and wanted is None
     if double_colons:
         data = data.replace(b"::", b"\t")
     layout = _layout(where, data, wanted)
@@ -78,7 +78,8 @@ def checked_text(where: str, data: bytes) -> bytes:
     return data
 
 
-def _first_line(data: bytes) -> bytes:
+def first_line(data: bytes) -> bytes:
+    """The first line that is not empty."""
     return data[: 1 << 16].lstrip(b"\r\n").splitlines()[0]
 
 
@@ -95,10 +96,8 @@ def text_encoding(data: bytes) -> str:
 def _layout(where: str, data: bytes, wanted: list[str] | None) -> _Layout:
     """Told from the first line: a field that is a number makes it a rating, and not a header."""
     encoding = text_encoding(data)
-    first = _first_line(data).decode(encoding)
-    parsed = {separator: next(csv.reader([first], delimiter=separator)) for separator in ",\t;"}
-    separator = max(parsed, key=lambda s: (len(set(wanted or ()) & set(parsed[s])), len(parsed[s])))
-    fields = parsed[separator]
+    first = first_line(data).decode(encoding)
+    separator, fields = split_header(first, wanted or ())
     if wanted is None and any(_number(name) is not None for name in fields):
         if len(fields) not in (3, 4):
             raise InputError(
@@ -114,6 +113,13 @@ def _layout(where: str, data: bytes, wanted: list[str] | None) -> _Layout:
 
 def _is_movielens(names: dict[str, str]) -> bool:
     return (names["user"], names["item"]) == HEADERS[0][:2]
+
+
+def split_header(line: str, wanted: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """The separator of a delimited table's first line, that which finds most of the wanted names, and its fields."""
+    parsed = {separator: next(csv.reader([line], delimiter=separator)) for separator in ",\t;"}
+    separator = max(parsed, key=lambda s: (len(set(wanted) & set(parsed[s])), len(parsed[s])))
+    return separator, parsed[separator]
 
 
 def _named_columns(where: str, header: Sequence[str], wanted: Sequence[str] | None) -> dict[str, str]:

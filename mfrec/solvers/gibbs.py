@@ -35,7 +35,7 @@ from torch import Tensor
 from mfrec.errors import InputError
 from mfrec.model import ITEM, USER, MatrixFactorization, Term
 from mfrec.objective import Objective, squared_error
-from mfrec.posterior import NOISE_SHAPE, Samples, standard_gamma
+from mfrec.posterior import NOISE_SHAPE, Samples, standard_gamma, standard_normal
 from mfrec.ratings import Ratings
 from mfrec.solvers.ridge import minimize_by_cg, problem, sides_of, weighed_by
 from mfrec.sparse import matmul, sampled_dot
@@ -173,9 +173,7 @@ class Gibbs:
         return standard_gamma(shape, self.generator).to(rate.device) / rate
 
     def _normal(self, shape: tuple[int, ...]) -> Tensor:
-        # Drawn on the CPU whatever the device, so that devices draw alike.
-        drawn = torch.randn(shape, generator=self.generator, dtype=self.ratings.values.dtype)
-        return drawn.to(self.ratings.device)
+        return standard_normal(shape, self.ratings.values, self.generator)
 
     def state_dict(self) -> dict[str, Any]:
         return {
