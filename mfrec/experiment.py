@@ -11,7 +11,7 @@ from mfrec.datasets import Dataset
 from mfrec.errors import InputError, unknown
 from mfrec.features import dataset_features
 from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective
+from mfrec.objective import LOSSES, Objective
 from mfrec.ratings import Ratings, random_split
 from mfrec.solvers import SOLVERS, Solver
 
@@ -65,18 +65,22 @@ def make_solver(
     l2: float = 1.0,
     bias_l2: float | None = None,
     scaling: str = "sqrt",
+    loss: str = "squared",
     **knobs: Any,
 ) -> Solver:
     """A solver of `SOLVERS` with its model and objective, at the start of training on these ratings of the dataset.
 
     Args:
         user_features, item_features: columns of the dataset's tables, as "genres,year".
+        loss: a name in `LOSSES`.
         knobs: the solver's own.
 
     The others are those of `MatrixFactorization.from_ratings`, `dataset_features` and `Objective`.
     """
     if name not in SOLVERS:
         raise unknown("solver", name, SOLVERS)
+    if loss not in LOSSES:
+        raise unknown("loss", loss, LOSSES)
     users, items = dataset_features(dataset, train, implicit, user_features, item_features)
     model = MatrixFactorization.from_ratings(
         train,
@@ -92,4 +96,4 @@ def make_solver(
         init=init,
         generator=generator,
     )
-    return SOLVERS[name](model, train, Objective(l2, bias_l2, scaling), generator=generator, **knobs)
+    return SOLVERS[name](model, train, Objective(l2, bias_l2, scaling, LOSSES[loss]), generator=generator, **knobs)

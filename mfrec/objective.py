@@ -17,8 +17,8 @@ The scaling of λ is the silent difference between published results, so it is n
     "sqrt"    √n         n = the number of ratings of that row
     "rating"  n          the penalty inside the sum, as in sample-by-sample SGD and ALS-WR (Zhou et al. 2008, eq. 3)
 
-Another loss replaces ½e² by ℓ(ŷ − μ, y − μ) and e by ℓ′ everywhere above: see `Loss`.  Where ratings have weights
-w(i,j), w ½e² and w e take the place of ½e² and e.
+Another loss, of `LOSSES` or one's own, replaces ½e² by ℓ(ŷ − μ, y − μ) and e by ℓ′ everywhere above: see `Loss`.  Where
+ratings have weights w(i,j), w ½e² and w e take the place of ½e² and e.
 
 With features, Θ̃ = P̃ + F W̃, so that ∂J/∂P̃ = ∂J/∂Θ̃ and ∂J/∂W̃ = Fᵀ ∂J/∂Θ̃, and each weight has an L2 penalty as factors do.
 Its n is Σ_r F_rf² n_r, with n_r the ratings of row r: for a one-hot feature, the ratings of all rows that have it.
@@ -26,6 +26,7 @@ Its n is Σ_r F_rf² n_r, with n_r the ratings of row r: for a one-hot feature, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,16 @@ def squared_error(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     return 0.5 * errors.square(), errors
 
 
+def log_cosh(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(log cosh e, tanh e): ½e² where errors are small, |e| where they are large, so that no rating pulls with more
+    than 1."""
+    errors = predictions - targets
+    sizes = errors.abs()
+    # log cosh e = |e| + log(1 + exp(−2|e|)) − log 2, which does not overflow.
+    return sizes + torch.nn.functional.softplus(-2 * sizes) - math.log(2), errors.tanh()
+
+
+LOSSES: dict[str, Loss] = {"squared": squared_error, "log-cosh": log_cosh}
 SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "row": torch.ones_like,
     "sqrt": torch.sqrt,

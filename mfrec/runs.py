@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from mfrec.datasets import Dataset
-from mfrec.errors import InputError
+from mfrec.errors import InputError, unknown
 from mfrec.experiment import TRAIN
 from mfrec.features import dataset_features
 from mfrec.fit import Epoch, Progress
 from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective
+from mfrec.objective import LOSSES, Objective
 from mfrec.posterior import posterior_from_state
 from mfrec.solvers import Solver
 from mfrec.trained import Trained
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger("mfrec")
-FORMAT = 3
+FORMAT = 4
 # Options that say where things are and not what is computed: no columns of the HParams table.
 PLUMBING = {"format", "name", "run_dir", "config", "resume", "json", "device", "columns", "rating_scale", "duplicates"}
 # Epochs between histograms of the parameters.
@@ -101,7 +101,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The options the run was started with."""
         config = self._read_json("config.json")
-        needed = ("solver", "l2", "bias_l2", "scaling", "damping", "nonnegative", "implicit")
+        needed = ("solver", "l2", "bias_l2", "scaling", "loss", "damping", "nonnegative", "implicit")
         _require(self.path / "config.json", config, *needed, "user_features", "item_features")
         return config
 
@@ -158,8 +158,15 @@ class Run:
 
     def trained(self, device: torch.device | str = "cpu") -> Trained:
         """What the run came to: the best validated model, the last one, or the mean of the posterior."""
-        path, state, (dataset, part) = self.path / "checkpoint.pt", self.checkpoint(), self.dataset()
-        config, train = self.config(), dataset.ratings.select(part == TRAIN)
+        config, path, state, (dataset, part) = (
+            self.config(),
+            self.path / "checkpoint.pt",
+            self.checkpoint(),
+            self.dataset(),
+        )
+        if config["loss"] not in LOSSES:
+            raise unknown(f"loss of {self.path}", config["loss"], LOSSES)
+        train = dataset.ratings.select(part == TRAIN)
         users, items = dataset_features(
             dataset, train, config["implicit"], config["user_features"], config["item_features"]
         )
@@ -186,7 +193,7 @@ class Run:
             model,
             dataset,
             part,
-            Objective(config["l2"], config["bias_l2"], config["scaling"]),
+            Objective(config["l2"], config["bias_l2"], config["scaling"], LOSSES[config["loss"]]),
             posterior,
             config["implicit"],
             config["user_features"],

@@ -21,6 +21,7 @@ import torch
 from conftest import Mfrec, Said, Train, write_csv
 
 from mfrec.cli import VERBS
+from mfrec.objective import LOSSES
 from mfrec.runs import Run
 from mfrec.solvers import DEFAULT, SOLVERS
 
@@ -237,6 +238,7 @@ FEATURES = ("--implicit", "both", "--item-features", "genres,year")
         ("als", ("--nonnegative",)),
         ("gd", ("--nonnegative", *FEATURES)),
         ("gibbs", ("--burn-in", 2)),
+        ("sgd", ("--loss", "log-cosh")),
         ("vb", ()),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(map(str, value)),
@@ -537,6 +539,18 @@ def test_a_new_row_of_solvers_is_a_new_command_with_its_knobs_as_options(
     assert_refused(mfrec("train", "halfsetp"), "halfsetp", "halfstep")
 
 
+def test_a_new_row_of_losses_is_a_loss_to_train_evaluate_and_go_on_with(
+    train: Train, mfrec: Mfrec, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOSSES, "absolute", lambda p, t: ((p - t).abs(), (p - t).sign()))
+    run = train(tmp_path, "run", "--loss", "absolute")
+    assert Run.open(run).metrics()["train"] != Run.open(trained).metrics()["train"]
+    assert mfrec("train", "--resume", run, "--epochs", 5).status == 0
+    assert mfrec("evaluate", run).status == 0
+    monkeypatch.delitem(LOSSES, "absolute")
+    assert_refused(mfrec("evaluate", run), f"loss of {run}", "absolute", "squared")
+
+
 def test_similar_takes_an_item_or_a_user_and_not_both_or_neither(mfrec: Mfrec, trained: Path) -> None:
     users = loads_strictly(mfrec("similar", trained, "--user", 1, "--min-ratings", 0, "-n", 3, "--json").out)
     assert len(users) == 3
@@ -560,6 +574,7 @@ def test_similar_takes_an_item_or_a_user_and_not_both_or_neither(mfrec: Mfrec, t
         ("train sgd --split randm", ["split", "randm", "random"]),
         ("train sgd --step implict", ["step", "implict", "implicit"]),
         ("train optim --optimizer adma", ["optimizer", "adma", "adam"]),
+        ("train gd --loss log-cosch", ["loss", "log-cosch", "log-cosh"]),
         ("train gd --scaling rows", ["--scaling", "rows", "row"]),
         ("train sgd --momentun 0.5", ["--momentun", "--momentum"]),
         ("recommend RUN --usr 5", ["--usr", "--user"]),

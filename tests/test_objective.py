@@ -10,7 +10,7 @@ from conftest import DenseFeatures, features_of
 
 from mfrec.errors import InputError
 from mfrec.model import MatrixFactorization
-from mfrec.objective import SCALINGS, DataCost, Objective, naive_cost_and_gradients, squared_error
+from mfrec.objective import LOSSES, SCALINGS, DataCost, Objective, naive_cost_and_gradients
 from mfrec.ratings import Ratings
 
 
@@ -65,7 +65,7 @@ def test_cost_and_gradients_are_those_of_the_plain_loops(ratings, biases, offset
         torch.testing.assert_close(gradient, torch.tensor(loop_gradients[name], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("loss", [squared_error, huber])
+@pytest.mark.parametrize("loss", [*LOSSES.values(), huber])
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("bias_l2", [None, 0.0, 2.5])
 @pytest.mark.parametrize("biases", [False, True])
@@ -109,7 +109,7 @@ def dense_autograd(
     return cost.detach(), dict(zip(parameters, gradients, strict=True))
 
 
-@pytest.mark.parametrize("loss", [squared_error, huber])
+@pytest.mark.parametrize("loss", [*LOSSES.values(), huber])
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("item_ids", [True, False])
 @pytest.mark.parametrize("biases", [False, True])
@@ -159,7 +159,16 @@ def test_weights_of_ratings_do_not_change_the_penalty(ratings, weighted_ratings,
     torch.testing.assert_close(objective.penalty(model, weighted_ratings), objective.penalty(model, ratings))
 
 
-@pytest.mark.parametrize("loss", [squared_error, huber])
+def test_log_cosh_is_the_squared_error_of_small_errors_and_the_absolute_one_of_large():
+    errors = torch.tensor([-1e4, -20.0, -0.01, 0.0, 0.01, 20.0, 1e4], dtype=torch.float64)
+    losses, slopes = LOSSES["log-cosh"](errors, torch.zeros_like(errors))
+    small = errors.abs() < 1
+    torch.testing.assert_close(losses[small], 0.5 * errors[small] ** 2, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(losses[~small], errors[~small].abs() - np.log(2))
+    assert slopes.abs().max() <= 1
+
+
+@pytest.mark.parametrize("loss", [*LOSSES.values(), huber])
 def test_a_weight_is_how_often_a_rating_counts(ratings, odd_features, loss):
     objective, twice = Objective(loss=loss), torch.arange(len(ratings)) % 3 == 0
     r, weights = ratings, 1.0 + twice.double()
@@ -188,7 +197,7 @@ def test_backward_of_the_differentiable_cost_is_the_hand_derived_gradient(rating
         torch.testing.assert_close(model.get_parameter(name).grad, 3 * gradient)
 
 
-@pytest.mark.parametrize("loss", [squared_error, huber])
+@pytest.mark.parametrize("loss", [*LOSSES.values(), huber])
 def test_the_autograd_function_passes_gradcheck(ratings, loss):
     model = a_model(ratings)
     tables = [table.detach().clone().requires_grad_() for table in model.tables()]

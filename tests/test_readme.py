@@ -7,6 +7,7 @@ import pytest
 
 from mfrec import cli
 from mfrec.cli.options import knobs
+from mfrec.objective import LOSSES
 from mfrec.solvers import SOLVERS
 
 ROOT = Path(__file__).parents[1]
@@ -17,12 +18,13 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("code", [text for language, text in BLOCKS if language == "python"])
 def test_its_python_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    known = dict(SOLVERS)
+    known = dict(SOLVERS), dict(LOSSES)
     try:
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     finally:
-        SOLVERS.clear()
-        SOLVERS.update(known)
+        for table, rows in zip((SOLVERS, LOSSES), known, strict=True):
+            table.clear()
+            table.update(rows)
 
 
 def test_its_tree_names_every_module_and_no_other():

@@ -77,6 +77,8 @@ class Train:
     """λ of the biases; by default l2."""
     scaling: Literal["row", "sqrt", "rating"] = "sqrt"
     """Each row's λ is l2 times 1, √n or n, for a user or item with n ratings."""
+    loss: str = "squared"
+    """What an error costs: squared, ½e², or log-cosh, which large errors raise less."""
 
     epochs: int = 100
     """Epochs in all, at most."""
