@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +19,15 @@ from mfrec.ratings import Ratings
 from mfrec.solvers import Solver
 
 # A cost this many times the lowest so far is not noise of the solver, unless the fit is all but perfect: unless, that
-# is, the lowest is below this share of ½ Σ y².
+# is, it is below so many times this share of ½ Σ y².
 EXPLODED, PERFECT = 10.0, 0.01
 # Seconds between checkpoints, or where saving is slow so many times its duration: what a killed process can lose.
 SAVE_SECONDS, SAVE_SHARE = 2.0, 50.0
-# Epochs between looks at a posterior: to measure its mean costs a good part of a sweep, and decides nothing.
-LOOK_EPOCHS = 5
-# Epochs between gradient norms, which cost an evaluation of the full gradient.
-NORM_EPOCHS = 10
+# Of the times that the training part is measured, the share at which the norms of the gradients are: they cost as much
+# as an epoch of gradient descent.
+NORM_LOOKS = 10
+
+logger = logging.getLogger("mfrec")
 
 
 class Diverged(InputError):
@@ -50,10 +52,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's news: the number of epochs done, the parts' {"rmse", "mae", "cost"}, and the solver's own values."""
+    """One epoch's news: the number of epochs done, the parts' {"rmse", "mae", "cost"}, and the solver's own values.
+
+    A part that there is not, or that was not measured after this epoch, is None.
+    """
 
     number: int
-    train: dict[str, float]
+    train: dict[str, float] | None
     valid: dict[str, float] | None
     solver: dict[str, float]
 
@@ -64,6 +69,7 @@ def fit(
     *,
     epochs: int,
     patience: int = 8,
+    log_every: int = 1,
     log: Callable[[str, float, int], object] | None = None,
     on_epoch: Callable[[Epoch], object] | None = None,
     save: Callable[[dict[str, Any]], object] | None = None,
@@ -73,14 +79,19 @@ def fit(
     """Run the solver until `epochs` are done or the validation RMSE has not improved for `patience` epochs.
 
     Afterwards the model holds the best validated factors, or the last where nothing is validated.  A solver with a
-    posterior needs no validation to know when to stop: it runs all its epochs, and what is measured, after every few
-    of them, is `answer(solver)`, the mean of its posterior.
+    posterior needs no validation to know when to stop: it runs all its epochs, and what is measured is
+    `answer(solver)`, the mean of its posterior.
+
+    To measure the training part costs a good part of an epoch, and decides nothing, so that it is done at the start, at
+    the last of `epochs`, and for those who listen, by `log` or `on_epoch`, every `log_every` epochs.  The validation
+    part is measured after every epoch, where it decides something, and else with the training part.
 
     Args:
         epochs: epochs in all, those of `progress` included.
         patience: without a validation part it says nothing.
+        log_every: epochs between points of the training part's curves.
         log: takes (tag, value, epoch), as `SummaryWriter.add_scalar` does.
-        on_epoch: called after every epoch that was measured, and once before the first with number 0.
+        on_epoch: called after every epoch, and once before the first with number 0.
         save: takes a checkpoint: {"model", "solver", "progress"}; called at the start, every few seconds, at the end.
         progress: where an earlier fit got to, for a model and a solver that were restored with it.
         stop: asked after every epoch; True ends the fit there, ready to be resumed.
@@ -88,11 +99,18 @@ def fit(
     Raises:
         Diverged: the cost is not finite, or exploded.  What was saved before stays as it is.
     """
-    model, train, objective = solver.model, solver.ratings, solver.objective
-    bayesian = hasattr(solver, "posterior")
+    model, train = solver.model, solver.ratings
+    decides = not hasattr(solver, "posterior")
     progress = Progress() if progress is None else progress
-    save_due, half_squares = 0.0, 0.5 * float(train.values.double().square().sum())
     parts = {"train": train} if valid is None else {"train": train, "valid": valid}
+    # Above these a part's cost has exploded, whatever it was before.
+    ceilings = {
+        name: EXPLODED * 0.5 * float(part.values.double().square().sum()) if decides else math.inf
+        for name, part in parts.items()
+    }
+    save_due = 0.0
+    if log_every < 1:
+        raise InputError(f"log_every {log_every} is no number of epochs; give 1 or more")
 
     def save_now() -> None:
         nonlocal save_due
@@ -103,31 +121,38 @@ def fit(
             save_due = ended + max(SAVE_SECONDS, SAVE_SHARE * (ended - started))
 
     def look(solver_values: dict[str, float]) -> Epoch:
+        due = log_every if log is not None or on_epoch is not None else epochs
+        names = list(parts) if progress.epoch % due == 0 or progress.epoch == epochs else ["valid"] if decides else []
         started = time.perf_counter()
-        measured = evaluate_parts(answer(solver), objective, parts)
-        news = Epoch(progress.epoch, measured["train"], measured.get("valid"), solver_values)
+        measured = _measure(solver, {name: parts[name] for name in names if name in parts})
         progress.seconds += time.perf_counter() - started
+        news = Epoch(progress.epoch, measured.get("train"), measured.get("valid"), solver_values)
+        if news.train is not None:
+            errors = ", ".join(f"{part} RMSE {values['rmse']:.4f}" for part, values in measured.items())
+            logger.info("epoch %s: %s, cost %.6g", progress.epoch, errors, news.train["cost"])
         if log is not None:
-            _log(news, solver, log)
+            _log(news, solver, NORM_LOOKS * log_every, log)
         if on_epoch is not None:
             on_epoch(news)
+        _check_cost(measured, news, progress, ceilings)
         return news
 
     if progress.epoch == 0:
-        progress.lowest_cost = look({}).train["cost"]
+        look({})
         save_now()
     while progress.epoch < epochs and not stalled(progress, patience):
         started = time.perf_counter()
         values = solver.epoch()
         progress.seconds += time.perf_counter() - started
         progress.epoch += 1
-        if not bayesian or progress.epoch % LOOK_EPOCHS == 0 or progress.epoch == epochs:
-            news = look(values)
-            _check_cost(news, progress, math.inf if bayesian else PERFECT * half_squares)
-            if not bayesian and news.valid is not None and news.valid["rmse"] < progress.best_rmse:
-                progress.best_rmse, progress.best_epoch = news.valid["rmse"], progress.epoch
-                progress.best_model = {name: value.clone() for name, value in model.state_dict().items()}
+        news = look(values)
+        if decides and news.valid is not None and news.valid["rmse"] < progress.best_rmse:
+            progress.best_rmse, progress.best_epoch = news.valid["rmse"], progress.epoch
+            progress.best_model = {name: value.clone() for name, value in model.state_dict().items()}
         if time.monotonic() > save_due:
+            if news.train is None and news.valid is None:
+                # What has diverged is not to replace what was saved.
+                _check_cost(_measure(solver, {"train": train}), news, progress, ceilings)
             save_now()
         if stop():
             break
@@ -158,22 +183,32 @@ def stalled(progress: Progress, patience: int) -> bool:
     return bool(progress.best_model) and progress.epoch - progress.best_epoch >= patience
 
 
-def _check_cost(news: Epoch, progress: Progress, floor: float) -> None:
-    """Raise Diverged for a cost that is not finite, or far above both the lowest so far and a floor."""
-    cost, lowest = news.train["cost"], progress.lowest_cost
-    if not math.isfinite(cost) or cost > EXPLODED * max(lowest, floor):
-        lr = news.solver.get("lr")
-        way_out = f"lr {lr:g} is too large, try {lr / 4:.2g}" if lr is not None else "the solver diverged"
-        raise Diverged(f"the cost went from {lowest:.4g} to {cost:.4g} in epoch {news.number}: {way_out}")
-    progress.lowest_cost = min(lowest, cost)
+def _measure(solver: Solver, parts: Mapping[str, Ratings]) -> dict[str, dict[str, float]]:
+    return evaluate_parts(answer(solver), solver.objective, parts) if parts else {}
 
 
-def _log(news: Epoch, solver: Solver, log: Callable[..., object]) -> None:
-    for part, measured in (("train", news.train), ("valid", news.valid or {})):
+def _check_cost(
+    measured: Mapping[str, Mapping[str, float]], news: Epoch, progress: Progress, ceilings: Mapping[str, float]
+) -> None:
+    """Raise Diverged for a cost that is not finite, or exploded; that of the training part tells soonest."""
+    lr = news.solver.get("lr")
+    way_out = f"lr {lr:g} is too large, try {lr / 4:.2g}" if lr is not None else "the solver diverged"
+    for part, values in measured.items():
+        cost, lowest, ceiling = values["cost"], progress.lowest_cost, ceilings[part]
+        if part == "train":
+            ceiling = max(EXPLODED * lowest, PERFECT * ceiling)
+            progress.lowest_cost = min(lowest, cost)
+        if not math.isfinite(cost) or cost > ceiling:
+            before = f"went from {lowest:.4g} to" if part == "train" else "of the validation part became"
+            raise Diverged(f"the cost {before} {cost:.4g} in epoch {news.number}: {way_out}")
+
+
+def _log(news: Epoch, solver: Solver, norms_every: int, log: Callable[..., object]) -> None:
+    for part, measured in (("train", news.train or {}), ("valid", news.valid or {})):
         for metric, value in measured.items():
             log(f"{metric}/{part}", value, news.number)
     for name, value in news.solver.items():
         log(name, value, news.number)
-    if news.number % NORM_EPOCHS == 0:
+    if news.number % norms_every == 0:
         for name, gradient in solver.objective.gradients(solver.model, solver.ratings).items():
             log(f"gradient_norm/{name.removesuffix('.weight')}", float(gradient.norm()), news.number)

@@ -12,7 +12,7 @@ A deviation is that of a rating, not of its expectation: the variance of its noi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -127,8 +127,14 @@ class Samples:
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator | None = None) -> MatrixFactorization:
-        chosen = int(torch.randint(len(self.draws), (), generator=generator))
-        return _plain(self.model, *self.model.tables(self.draws[chosen]["parameters"]))
+        return self._drawn(int(torch.randint(len(self.draws), (), generator=generator)))
+
+    def models(self) -> Iterator[MatrixFactorization]:
+        """The draws that were kept, in their order, each as a model."""
+        return map(self._drawn, range(len(self.draws)))
+
+    def _drawn(self, n: int) -> MatrixFactorization:
+        return _plain(self.model, *self.model.tables(self.draws[n]["parameters"]))
 
     def state_dict(self) -> dict[str, Any]:
         return {

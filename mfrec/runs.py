@@ -20,7 +20,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,22 +29,20 @@ from mfrec.datasets import Dataset
 from mfrec.errors import InputError, unknown
 from mfrec.experiment import TRAIN
 from mfrec.features import dataset_features
-from mfrec.fit import Epoch, Progress
+from mfrec.fit import Progress
 from mfrec.model import MatrixFactorization
 from mfrec.objective import LOSSES, Objective
 from mfrec.posterior import posterior_from_state
 from mfrec.solvers import Solver
 from mfrec.trained import Trained
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 logger = logging.getLogger("mfrec")
 FORMAT = 4
-# Options that say where things are and not what is computed: no columns of the HParams table.
-PLUMBING = {"format", "name", "run_dir", "config", "resume", "json", "device", "columns", "rating_scale", "duplicates"}
-# Epochs between histograms of the parameters.
-HISTOGRAM_EPOCHS = 10
+# Options that say where things are and what is told of them, not what is computed.
+PLUMBING = {
+    "format", "command", "name", "run_dir", "config", "resume", "json", "log_every", "device",
+    "columns", "rating_scale", "duplicates",
+}  # fmt: skip
 
 
 class Run:
@@ -201,12 +199,6 @@ class Run:
             config["damping"],
         )
 
-    def writer(self, first_epoch: int | None) -> SummaryWriter:
-        """A TensorBoard writer into the folder whose curves go on at first_epoch, dropping points from there on."""
-        from torch.utils.tensorboard import SummaryWriter  # a second of imports that only training needs
-
-        return SummaryWriter(str(self.path), purge_step=first_epoch, flush_secs=5)
-
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
             value = json.loads((self.path / name).read_text())
@@ -273,29 +265,6 @@ def _openable(path: Path) -> Run | None:
     except InputError:
         return None
     return run
-
-
-def log_parameters(writer: SummaryWriter, model: MatrixFactorization, news: Epoch) -> None:
-    """Histograms of the model's parameters, every few epochs."""
-    if news.number % HISTOGRAM_EPOCHS == 0:
-        for name, parameter in model.named_parameters():
-            if parameter.numel():
-                writer.add_histogram(f"parameters/{name.removesuffix('.weight')}", parameter.detach(), news.number)
-
-
-def log_hparams(
-    writer: SummaryWriter, config: Mapping[str, Any], measured: Mapping[str, Mapping[str, float]], epoch: int
-) -> None:
-    """The run's row in TensorBoard's HParams table: its options, and the final metrics of each part."""
-    from torch.utils.tensorboard.summary import hparams
-
-    shown = {k: v for k, v in config.items() if k not in PLUMBING and v is not None}
-    options = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in shown.items()}
-    final = {f"final/{metric}_{part}": value for part, values in measured.items() for metric, value in values.items()}
-    for summary in hparams(options, final):
-        writer._get_file_writer().add_summary(summary)
-    for tag, value in final.items():
-        writer.add_scalar(tag, value, epoch)
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:

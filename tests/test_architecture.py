@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mfrec"
 ORDER = [
     "errors", "ratings", "datasets", "sparse", "features", "model", "posterior", "objective", "solvers", "new_rows",
     "fold_in", "metrics", "baselines", "top_n", "recommend", "ranking", "fit", "experiment", "trained", "runs",
-    "estimator", "cli",
+    "pictures", "tensorboard", "estimator", "cli",
 ]  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "data")
 

@@ -26,7 +26,7 @@ from mfrec.runs import Run
 from mfrec.solvers import DEFAULT, SOLVERS
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("--rank", 3, "--epochs", 2)
+SMALL = ("--rank", 3, "--epochs", 2, "--log-every", 0)
 COMMANDS = [*(("train", solver) for solver in SOLVERS), *((verb,) for verb in VERBS if verb not in ("train", "cv"))]
 HEADER = ("userId", "movieId", "rating")
 
@@ -110,7 +110,16 @@ def test_training_leaves_the_stated_metrics(printed: tuple[Path, Said], tiny: Pa
 
 def test_training_leaves_config_events_and_checkpoint(printed: tuple[Path, Said]) -> None:
     names = {path.name.split(".out.")[0] for path in (printed[0] / "shown").iterdir()}
-    assert names == {"config.json", "dataset.pt", "checkpoint.pt", "metrics.json", "events"}
+    projection = {"projector_config.pbtxt", "item_factors.tsv", "item_metadata.tsv"}
+    assert names == {"config.json", "dataset.pt", "checkpoint.pt", "metrics.json", "events", *projection}
+
+
+def test_training_without_curves_leaves_nothing_for_tensorboard_and_the_same_model(
+    train: Train, trained: Path, tmp_path: Path
+) -> None:
+    assert {path.name for path in trained.iterdir()} == {"config.json", "dataset.pt", "checkpoint.pt", "metrics.json"}
+    told = train(tmp_path, "told", "--log-every", 1)
+    assert Run.open(told).metrics() | {"fit_seconds": 0} == Run.open(trained).metrics() | {"fit_seconds": 0}
 
 
 def test_the_json_of_training_is_alone_on_stdout_and_is_the_metrics_with_the_run(
@@ -609,6 +618,7 @@ def test_a_typo_gets_the_near_name_suggested(
         ("--damping -1 --offset item", ["damping -1"]),
         ("--epochs 0", ["epochs 0", "1 or more"]),
         ("--patience 0", ["patience 0", "1 or more"]),
+        ("--log-every -1", ["log_every -1", "1 or more"]),
         ("--test-fraction 1.5", ["fraction 1.5", "[0, 1)"]),
         ("--test-fraction -0.1", ["fraction -0.1", "[0, 1)"]),
         ("--valid-fraction 1", ["fraction 1", "[0, 1)"]),

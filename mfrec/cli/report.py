@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mfrec import fit
 from mfrec.datasets import Dataset
 from mfrec.datasets.newcomers import YOU
 from mfrec.fit import Epoch
@@ -24,23 +26,39 @@ from mfrec.trained import BY_PREDICTION
 
 
 @contextmanager
-def epoch_progress(epochs: int, done: int, solver: str, *, quiet: bool = False) -> Iterator[Callable[[Epoch], None]]:
-    """A line on stderr that follows the fit: epoch, cost, train and valid RMSE.  Silent where stderr is no terminal."""
+def epoch_progress(
+    solver: str, epochs: int, done: fit.Progress, n_ratings: int, *, quiet: bool = False
+) -> Iterator[Callable[[Epoch], None]]:
+    """A line on stderr that follows the fit: epoch, RMSE, cost, ratings per second and the time that is left at most.
+
+    Silent where stderr is no terminal.
+
+    Args:
+        done: what was done of these epochs before.
+        n_ratings: how many the solver goes over in an epoch.
+    """
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}  epoch {task.completed}/{task.total}"),
+        TextColumn("{task.description} {task.completed}/{task.total}"),
         TextColumn("{task.fields[news]}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=None),
         TimeElapsedColumn(),
+        TextColumn("<"),
+        TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(solver, total=epochs, completed=done, news="")
+    with Progress(*columns, console=console, expand=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(solver, total=epochs, completed=done.epoch, news="")
+        began, first, train = time.monotonic(), done.epoch, ""
 
         def report(news: Epoch) -> None:
+            nonlocal train
+            if news.train is not None:
+                train = f"train {news.train['rmse']:.4f} cost {news.train['cost']:,.0f}"
             # The most wanted first: a narrow terminal cuts the end off.
-            text = "" if news.valid is None else f"valid RMSE {news.valid['rmse']:.4f}  "
-            text += f"train RMSE {news.train['rmse']:.4f}  cost {news.train['cost']:,.0f}"
-            bar.update(task, completed=news.number, news=text)
+            valid = "" if news.valid is None else f"valid RMSE {news.valid['rmse']:.4f} "
+            rate = (news.number - first) * n_ratings / max(time.monotonic() - began, 1e-3)
+            speed = f" {rate / 1e6:.1f}M ratings/s" if rate else ""
+            bar.update(task, completed=news.number, news=valid + train + speed)
 
         yield report
 

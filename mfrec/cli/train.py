@@ -10,11 +10,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 import torch
+import tyro
 from torch import Tensor
 
+from mfrec import tensorboard
 from mfrec.baselines import baselines
 from mfrec.cli import report
 from mfrec.cli.options import Device, Switch, knobs, pick_device, seeded
@@ -24,10 +26,14 @@ from mfrec.experiment import draw_parts, make_solver, split_parts
 from mfrec.fit import Diverged, Epoch, Progress, answer, fit, posterior_of, stalled
 from mfrec.metrics import evaluate, evaluate_parts, with_coverage
 from mfrec.objective import Objective
+from mfrec.pictures import pictures_of
 from mfrec.ratings import Ratings
 from mfrec.recommend import recommended_items, similar_items
-from mfrec.runs import Run, log_hparams, log_parameters
+from mfrec.runs import Run
 from mfrec.solvers import Solver
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +102,10 @@ class Train:
     """A run folder to go on with: to the same bits as if it had never stopped."""
     json: Switch = False
     """Print the final metrics as JSON instead of tables."""
+    log_every: int = 10
+    """Epochs between points of the training part's curves; those of the validation part have all.  0 writes no curves,
+    and nothing else for TensorBoard."""
+    command: Annotated[str, tyro.conf.Suppress, tyro.conf.Fixed] = ""
 
     solver: ClassVar[str]
 
@@ -105,6 +115,8 @@ class Train:
         for option in ("epochs", "patience"):
             if getattr(self, option) < 1:
                 raise InputError(f"{option} {getattr(self, option)} leaves nothing to do; give 1 or more")
+        if self.log_every < 0:
+            raise InputError(f"log_every {self.log_every} is no number of epochs; give 1 or more, or 0 for no curves")
         seeded(self.seed)  # refused before anything is read
         device = pick_device(self.device)
         if self.resume is None:
@@ -162,24 +174,25 @@ class Train:
 
     def _fit(self, run: Run, experiment: Experiment, progress: Progress) -> tuple[Progress, bool]:
         """The progress made, and whether it was interrupted before its end."""
-        writer = run.writer(None if self.resume is None else progress.epoch + 1 if progress.epoch else 0)
-        writer.add_text("config", "```json\n" + json.dumps(run.config(), indent=2) + "\n```", progress.epoch)
+        solver, n_ratings = experiment.solver, len(experiment.parts["train"])
         with (
-            contextlib.closing(writer),
+            self._writer(run, progress, solver) as writer,
             finish_epoch_on_interrupt() as stop,
-            report.epoch_progress(self.epochs, progress.epoch, self.solver, quiet=self.json) as show,
+            report.epoch_progress(self.solver, self.epochs, progress, n_ratings, quiet=self.json) as show,
         ):
 
             def on_epoch(news: Epoch) -> None:
                 show(news)
-                log_parameters(writer, experiment.solver.model, news)
+                if writer is not None and news.train is not None:
+                    tensorboard.log_histograms(writer, solver.model, news.number)
 
             progress = fit(
-                experiment.solver,
+                solver,
                 experiment.parts.get("valid"),
                 epochs=self.epochs,
                 patience=self.patience,
-                log=writer.add_scalar,
+                log_every=self.log_every or self.epochs,
+                log=None if writer is None else writer.add_scalar,
                 on_epoch=on_epoch,
                 save=run.write_checkpoint,
                 progress=progress,
@@ -208,8 +221,10 @@ class Train:
             **measured,
         }
         run.write_metrics(metrics)
-        with contextlib.closing(run.writer(progress.epoch + 1)) as writer:
-            log_hparams(writer, run.config(), measured, progress.epoch)
+        if self.log_every:
+            with contextlib.closing(tensorboard.open_writer(run.path, progress.epoch + 1)) as writer:
+                tensorboard.log_hparams(writer, run.config(), measured, progress.epoch)
+                self._log_pictures(run, experiment, writer, progress.epoch)
         if self.json:
             print(json.dumps({"run": str(run.path), **metrics}, indent=2))
             return
@@ -224,6 +239,24 @@ class Train:
         report.print_items(f"similar to {dataset.title(most_rated)}", similar_items(dataset, model, most_rated, 5))
         print(f"run folder  {run.path}")
         print(f"curves      tensorboard --logdir {run.path.parent}")
+
+    @contextlib.contextmanager
+    def _writer(self, run: Run, progress: Progress, solver: Solver) -> Iterator[SummaryWriter | None]:
+        """Where curves go, with what is told once written; None where none are asked for."""
+        if not self.log_every:
+            yield None
+            return
+        first = None if self.resume is None else progress.epoch + 1 if progress.epoch else 0
+        with contextlib.closing(tensorboard.open_writer(run.path, first)) as writer:
+            tensorboard.log_settings(writer, run.config(), self.command, solver.ratings.device, progress.epoch)
+            yield writer
+
+    def _log_pictures(self, run: Run, experiment: Experiment, writer: SummaryWriter, epoch: int) -> None:
+        solver, parts = experiment.solver, experiment.parts
+        model, posterior, train = answer(solver), posterior_of(solver), parts["train"]
+        name = next(name for name in ("test", "valid", "train") if name in parts)
+        tensorboard.log_pictures(writer, pictures_of(model, posterior, train, parts[name], name), epoch)
+        tensorboard.write_projection(run.path, experiment.dataset, model, train.item_counts)
 
     def _against_baselines(
         self, experiment: Experiment, measured: dict[str, dict[str, float]]

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shlex
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -20,8 +21,8 @@ from mfrec.solvers import DEFAULT, SOLVERS
 
 # Options of one call, which a resumption does not take over from the run; and what it may change besides without
 # leaving the path that the run was on.
-OF_THE_CALL = {"device", "run_dir", "name", "config", "resume", "json"}
-MAY_CHANGE = OF_THE_CALL | {"epochs", "patience"}
+OF_THE_CALL = {"command", "device", "run_dir", "name", "config", "resume", "json"}
+MAY_CHANGE = OF_THE_CALL | {"epochs", "patience", "log_every"}
 
 
 def parse_train(arguments: list[str]) -> Train:
@@ -38,7 +39,7 @@ def parse_train(arguments: list[str]) -> Train:
     rest = arguments if named is None else arguments[1:]
     resumed, configured = (_value(option, rest) for option in ("--resume", "--config"))
     if resumed is not None:
-        return _resumed(resumed, named, rest)
+        return _as_typed(_resumed(resumed, named, rest), arguments)
     config = {} if configured is None else _read_config(configured)
     name = named or config.get("solver") or DEFAULT
     if name not in SOLVERS:
@@ -47,7 +48,12 @@ def parse_train(arguments: list[str]) -> Train:
     kind = train_options(name)
     given = [] if configured is None else _arguments(configured, config, name, kind)
     options: Train = parse(kind, f"mfrec train {name}", [*given, *rest], default=kind(**SOLVERS[name].defaults))
-    return options
+    return _as_typed(options, arguments)
+
+
+def _as_typed(options: Train, arguments: list[str]) -> Train:
+    """With the command that gave these options, for the record."""
+    return dataclasses.replace(options, command=shlex.join(["mfrec", "train", *arguments]))
 
 
 def _value(option: str, arguments: list[str]) -> str | None:

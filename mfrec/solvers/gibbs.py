@@ -60,7 +60,7 @@ class Gibbs:
 
     tuned: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ("features",)
-    defaults: ClassVar[dict[str, Any]] = {"rank": 32, "epochs": 200, "valid_fraction": 0.0, "l2": 0.0}
+    defaults: ClassVar[dict[str, Any]] = {"rank": 32, "epochs": 200, "valid_fraction": 0.0, "l2": 0.0, "log_every": 5}
     learned: ClassVar[tuple[str, ...]] = ("l2", "bias_l2", "scaling")
 
     def __init__(

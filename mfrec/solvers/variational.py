@@ -52,7 +52,7 @@ class VariationalBayes:
 
     tuned: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
-    defaults: ClassVar[dict[str, Any]] = {"rank": 14, "epochs": 16, "valid_fraction": 0.0, "l2": 0.0}
+    defaults: ClassVar[dict[str, Any]] = {"rank": 14, "epochs": 16, "valid_fraction": 0.0, "l2": 0.0, "log_every": 5}
     learned: ClassVar[tuple[str, ...]] = ("l2", "bias_l2", "scaling")
 
     def __init__(
