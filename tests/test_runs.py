@@ -236,7 +236,7 @@ def test_ctrl_c_finishes_the_epoch_saves_and_says_how_to_resume_to_the_same_bits
     assert "Traceback" not in shown
     assert f"--resume {run}" in "".join(shown.split("\r\n"))
     assert out == ""
-    for word in ("cost", "train RMSE", "valid RMSE"):
+    for word in ("RMSE valid ", "train ", "cost "):
         assert word in shown
     assert_goes_on_to_the_same_bits(run, train, mfrec)
 

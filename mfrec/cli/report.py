@@ -6,14 +6,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from mfrec import fit
 from mfrec.datasets import Dataset
@@ -38,27 +39,23 @@ def epoch_progress(
         n_ratings: how many the solver goes over in an epoch.
     """
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description} {task.completed}/{task.total}"),
-        TextColumn("{task.fields[news]}"),
-        BarColumn(bar_width=None),
-        TimeElapsedColumn(),
-        TextColumn("<"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, expand=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(solver, total=epochs, completed=done.epoch, news="")
+    line = TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+    with Progress(line, BarColumn(bar_width=12), console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("", total=epochs, completed=done.epoch, line=f"{solver} epoch {done.epoch}/{epochs}")
         began, first, train = time.monotonic(), done.epoch, ""
 
         def report(news: Epoch) -> None:
             nonlocal train
             if news.train is not None:
-                train = f"train {news.train['rmse']:.4f} cost {news.train['cost']:,.0f}"
+                train = f"train {news.train['rmse']:.4f} cost {news.train['cost']:,.0f} "
             # The most wanted first: a narrow terminal cuts the end off.
-            valid = "" if news.valid is None else f"valid RMSE {news.valid['rmse']:.4f} "
-            rate = (news.number - first) * n_ratings / max(time.monotonic() - began, 1e-3)
-            speed = f" {rate / 1e6:.1f}M ratings/s" if rate else ""
-            bar.update(task, completed=news.number, news=valid + train + speed)
+            valid = "" if news.valid is None else f"valid {news.valid['rmse']:.4f} "
+            line = f"{solver} epoch {news.number}/{epochs} RMSE {valid}{train}"
+            if news.number > first:
+                pace = (time.monotonic() - began) / (news.number - first)
+                left = timedelta(seconds=round(pace * (epochs - news.number)))
+                line += f"{left} left, {n_ratings / pace / 1e6:.1f}M ratings/s"
+            bar.update(task, completed=news.number, line=line)
 
         yield report
 
