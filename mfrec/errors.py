@@ -11,7 +11,14 @@ class InputError(ValueError):
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
-    """The error for a name that is not in a table, suggesting the nearest one that is."""
+    """The error, for the caller to raise, for a name that is not in a table, suggesting the nearest one that is.
+
+    Examples:
+        >>> print(unknown("solver", "sdg", ["sgd", "als"]))
+        unknown solver 'sdg'; did you mean 'sgd'?
+        >>> print(unknown("solver", "lightgbm", ["sgd", "als"]))
+        unknown solver 'lightgbm'; choose from sgd, als
+    """
     known = list(known)
     near = difflib.get_close_matches(str(name).lower(), known, n=1)
     way_out = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"

@@ -44,6 +44,9 @@ class Features(nn.Module):
         rows, columns, values: (n_entries,) the entries of F; a (row, column) pair occurs once.
         n_rows: the number of users or items.
         names: what each feature is, such as "genre Drama".
+
+    Raises:
+        InputError: as of `Ratings`, which sorts the entries: one is repeated, outside the matrix, or not finite.
     """
 
     crow: Tensor
@@ -66,18 +69,22 @@ class Features(nn.Module):
 
     @property
     def n_rows(self) -> int:
+        """The number of users or items, those without a feature too."""
         return len(self.crow) - 1
 
     @property
     def n_features(self) -> int:
+        """The number of columns of F, and of rows of its weights W."""
         return len(self.names)
 
     @property
     def pattern(self) -> Pattern:
+        """Rows × features; its entries are in the order of `values`."""
         return Pattern(self.crow, self.col, (self.n_rows, self.n_features))
 
     @property
     def transposed(self) -> Pattern:
+        """Features × rows; its entries are in the order of `values_t`."""
         return Pattern(self.crow_t, self.col_t, (self.n_features, self.n_rows))
 
     def extra_repr(self) -> str:
@@ -132,6 +139,17 @@ def implicit_features(ratings: Ratings, side: str) -> Features:
     """Which items each user rated (side "users"), or which users rated each item ("items"), 1/√n in each of n places.
 
     From these ratings alone: give the training part, and nothing of the others is seen.
+
+    Raises:
+        InputError: side is neither.
+
+    Examples:
+        >>> ratings = Ratings(torch.tensor([0, 0, 0, 0, 1]), torch.arange(5), torch.ones(5))
+        >>> features = implicit_features(ratings, "users")
+        >>> features.names[:2]
+        ('rated item 0', 'rated item 1')
+        >>> features.values.tolist()  # 1/√4 for each of the first user's four ratings, 1/√1 for the second's one
+        [0.5, 0.5, 0.5, 0.5, 1.0]
     """
     if side == "users":
         pattern, names = ratings.by_user, [f"rated item {i}" for i in range(ratings.n_items)]
@@ -156,6 +174,17 @@ def column_features(column: pd.Series, n_bins: int = BINS, like: pd.Series | Non
     Args:
         like: the column that says which features there are, by default this one.  What others hold beside them is no
             feature; numbers go to the bin they fall in.
+
+    Raises:
+        InputError: there are no values, or one is not a number where the column's others are.
+
+    Examples:
+        >>> genres = pd.Series([("Comedy", "Drama", "Horror", "War"), ("Drama",), ()], name="genres")
+        >>> features = column_features(genres)
+        >>> features.names
+        ('genres Comedy', 'genres Drama', 'genres Horror', 'genres War')
+        >>> features(torch.eye(4)).tolist()  # F, of which the last row has nothing
+        [[0.5, 0.5, 0.5, 0.5], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
     """
     like = column if like is None else like
     name, known = str(like.name), [value for value in like if not is_missing(value)]
@@ -200,7 +229,11 @@ def _labeller(known: Sequence[Any], n_bins: int) -> Callable[[Any], tuple[str, .
 
 
 def joined(blocks: Sequence[Features]) -> Features:
-    """Blocks side by side, scaled so that a row with a feature of unit length in each of m blocks has unit length."""
+    """Blocks side by side, scaled so that a row with a feature of unit length in each of m blocks has unit length.
+
+    Raises:
+        InputError: the blocks differ in their number of rows, or there are none.
+    """
     if len({block.n_rows for block in blocks}) != 1:
         raise InputError(f"features of {', '.join(str(block.n_rows) for block in blocks)} rows cannot stand in one row")
     starts = np.cumsum([0, *(block.n_features for block in blocks)])
@@ -247,6 +280,9 @@ def side_features(
         ratings: the training part; for new rows, theirs.
         new: a row each new user or item, for its features in place of the dataset's: the same ones, of what columns
             the frame has.
+
+    Raises:
+        InputError: there is no such kind of implicit features, or no such column; or as of `column_features`.
     """
     if implicit not in IMPLICIT:
         raise unknown("side of implicit features", implicit, IMPLICIT)

@@ -74,7 +74,18 @@ def fold_in_user(
         A model of the new users and all items, and their posterior where the law is one.
 
     Raises:
-        InputError: the ratings are of another number of items, features are not the model's, or the law is none.
+        InputError: the ratings are of another number of items, features are not the model's, or the law is none, or
+            an objective of another loss than the squared error.
+
+    Examples:
+        >>> items = torch.tensor([[1.0], [2.0]])
+        >>> model = MatrixFactorization.from_tables(
+        ...     torch.zeros(1, 1), items, biases=False, offset=None, scale=torch.tensor([1.0, 5.0])
+        ... )
+        >>> ratings = Ratings(torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([2.0, 4.0]))
+        >>> folded = fold_in_user(model, ratings, Objective(l2=5.0))
+        >>> round(folded.model.user_factors.weight.item(), 4)  # (1·2 + 2·4) / (1² + 2² + 5)
+        1.0
     """
     return _fold_in(NewRows(USER, model, ratings, law, features or {}), law, generator)
 
@@ -97,6 +108,9 @@ def fold_in_item(
 
     Returns:
         A model of all users and the new items, and their posterior where the law is one.
+
+    Raises:
+        InputError: as of `fold_in_user`, or offsets are not one for each new item where there must be.
     """
     return _fold_in(NewRows(ITEM, model, ratings, law, features or {}, offset), law, generator)
 

@@ -48,7 +48,7 @@ SIDES = ("user", "item")
 
 
 class Term(NamedTuple):
-    """One summand F W̃ of a side's table.
+    """One summand F W̃ of a side's table, which is (n_rows, k).
 
     side: USER or ITEM.
     features: F, or None for the identity, where W̃ has a row for every user or item.
@@ -60,14 +60,14 @@ class Term(NamedTuple):
     columns: dict[str, slice]
 
     def product(self, table: Tensor) -> Tensor:
-        """F W̃."""
+        """F W̃, (n_rows, k)."""
         if self.features is None:
             return table
         product: Tensor = self.features(table)
         return product
 
     def pull(self, rows: Tensor) -> Tensor:
-        """Fᵀ G: the gradient in W̃ of what has the gradient G in the rows of the side."""
+        """Fᵀ G, shaped like W̃: the gradient in it of what has the gradient G, (n_rows, k), in the rows of the side."""
         return rows if self.features is None else self.features.pull(rows)
 
     def parts(self, table: Tensor) -> dict[str, Tensor]:
@@ -88,7 +88,12 @@ class MatrixFactorization(nn.Module):
         item_ids: whether items have factors and a bias of their own; without, they are what their features are.
         nonnegative: whether all factors and feature weights, but not the biases, are to stay at 0 or above.
         init: how the factors start, a name in `INITS`; biases start at zero.
-        generator: the source of the start, on the CPU whatever the model's device, so that devices start alike.
+        generator: the source of the start, on the CPU whatever the model's device, so that devices start alike; seeded
+            with 0 unless given.
+
+    Raises:
+        InputError: there are no users or no items, the rank is negative, init is unknown, features are not a row each,
+            or items have neither ids nor features.
     """
 
     offset: Tensor | None
@@ -181,6 +186,21 @@ class MatrixFactorization(nn.Module):
 
         Users and items without a rating start at zero factors, where the minimum of the cost has them, and so are
         predicted by the offset, the other side's bias, and what features they have.
+
+        Args:
+            offset, damping: what centring subtracts; as kind and damping of `centring_offset`.
+
+        Raises:
+            InputError: as of the class and of `centring_offset`.
+
+        Examples:
+            >>> ratings = Ratings(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), torch.tensor([5.0, 1.0, 3.0]))
+            >>> model = MatrixFactorization.from_ratings(ratings, rank=2, scale=(1, 5))
+            >>> float(model.offset)  # the mean rating
+            3.0
+            >>> user_table, item_table = model.tables()  # rank + 2 columns: [θ, b, 1] and [x, 1, b]
+            >>> user_table.shape, item_table.shape
+            (torch.Size([2, 4]), torch.Size([2, 4]))
         """
         model = cls(
             ratings.n_users,
@@ -212,7 +232,11 @@ class MatrixFactorization(nn.Module):
         item_features: Mapping[str, Features] | None = None,
         nonnegative: bool = False,
     ) -> MatrixFactorization:
-        """The model that `state_dict()` describes, sizes and all, of what else it was made with."""
+        """The model that `state_dict()` describes, sizes and all, of what else it was made with.
+
+        Raises:
+            InputError: the state's items are their features, and these are not given.
+        """
         users, items = state["user_factors.weight"], state.get("item_factors.weight")
         if items is None and not item_features:
             raise InputError("this model's items are their features; give the item_features that it was made with")
@@ -275,11 +299,13 @@ class MatrixFactorization(nn.Module):
         return self.clip(prediction) if clip else prediction
 
     def add_offset(self, prediction: Tensor, items: Tensor) -> Tensor:
+        """Centred predictions, (n,), of these items' indices, (n,), as ratings: μ_i is added, in stars."""
         if self.offset is None:
             return prediction
         return prediction + _at(self.offset, items)
 
     def clip(self, prediction: Tensor) -> Tensor:
+        """Predictions, of any shape, moved to the nearer end of the rating scale where they are off it."""
         return torch.minimum(torch.maximum(prediction, self.scale[0]), self.scale[1])
 
     def targets(self, ratings: Ratings) -> Tensor:
@@ -316,7 +342,7 @@ class MatrixFactorization(nn.Module):
 
     @torch.no_grad()
     def assign(self, term: Term, table: Tensor) -> None:
-        """Make W̃ of a term this table."""
+        """Make W̃ of a term this table, laid out as `table` gives it; columns without a parameter are passed over."""
         for name, part in term.parts(table).items():
             self.get_parameter(name).copy_(part)
 
@@ -336,7 +362,7 @@ class MatrixFactorization(nn.Module):
         return self.side_table(USER, parameters), self.side_table(ITEM, parameters)
 
     def side_table(self, side: int, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Θ̃ or X̃ alone."""
+        """Θ̃, of USER, or X̃, of ITEM, alone: (n_rows, k)."""
         products = [term.product(self.table(term, parameters)) for term in self.terms(side)]
         return sum(products[1:], products[0] + (1 - self.free_columns()[side]))
 
@@ -370,6 +396,7 @@ class MatrixFactorization(nn.Module):
 
     @property
     def item_ids(self) -> bool:
+        """Whether items have factors of their own, beside those of their features."""
         return self.item_factors is not None
 
     @torch.no_grad()
@@ -384,6 +411,14 @@ def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0, mean: flo
     "none" → None; "global" → () their mean μ; "item" → (n_items,) each item's damped mean
     μ_i = (Σ_j y_ij + damping · μ) / (n_i + damping), the plain mean of the texts at damping 0.  An item without ratings
     has μ.
+
+    Raises:
+        InputError: there is no such kind, or damping is negative.
+
+    Examples:
+        >>> ratings = Ratings(torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1]), torch.tensor([5.0, 6.0, 1.0]))
+        >>> centring_offset(ratings, "item", damping=2).tolist()  # (5 + 6 + 2·4)/(2 + 2) and (1 + 2·4)/(1 + 2)
+        [4.75, 3.0]
     """
     if kind == "none":
         return None

@@ -21,7 +21,18 @@ Law = Objective | Posterior
 
 
 class NewRows:
-    """New rows of a side: their ratings and features, beside a trained model."""
+    """New rows of a side: their ratings and features, beside a trained model.
+
+    Args:
+        side: USER or ITEM, of which the new rows are.
+        ratings: new users × the model's items, or the model's users × new items.
+        law: the objective, or the posterior, that the model was trained by.
+        features: the new rows' blocks, by the names of those that the model was trained with.
+        offset: (n_rows,) of new items, where each item of the model has an offset of its own.
+
+    Raises:
+        InputError: the law has no draws or is none, or ratings, features or offsets do not fit the model.
+    """
 
     def __init__(
         self,
@@ -84,19 +95,19 @@ class NewRows:
         return offset.to(own)
 
     def feature_tables(self, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """W̃ of each block of features."""
+        """W̃ of each block of features, (n_features, k), by name; of the model's parameters or of others."""
         terms = [term for term in self.trained.terms(self.side) if term.features is not None]
         return {name: self.trained.table(term, parameters) for name, term in zip(self.features, terms, strict=True)}
 
     def tables(self, parameters: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """(base, X̃): what features and the constant 1 make of the new rows, and the fixed side."""
+        """(base, X̃): what features and the constant 1 make of the new rows, (n_rows, k), and the fixed side."""
         base = (1 - self.free).expand(self.n_rows, -1)
         for name, weights in self.feature_tables(parameters).items():
             base = base + self.features[name](weights)
         return base, self.trained.side_table(1 - self.side, parameters)
 
     def model(self, rows: Tensor, other: Tensor) -> MatrixFactorization:
-        """The plain model of these new rows and the other side."""
+        """The model without features of these new rows, (n_rows, k), and the other side's, (n, k)."""
         users, items = (rows, other) if self.side == USER else (other, rows)
         trained = self.trained
         return trained.from_tables(
@@ -114,7 +125,7 @@ class NewRows:
 
 
 def own_prior(law: Samples, draw: Mapping[str, Any], side: int) -> list[Tensor]:
-    """λ and m of a side's own rows; where these have only features, a prior that keeps them at 0."""
+    """λ and m, (k,) each, of a side's own rows; where these have only features, a prior that keeps them at 0."""
     for term, prior in zip(law.model.all_terms, draw["priors"], strict=True):
         if term.side == side and term.features is None:
             found: list[Tensor] = prior

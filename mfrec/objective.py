@@ -44,7 +44,13 @@ Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def squared_error(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(½e², e) with e = prediction − target."""
+    """(½e², e) with e = prediction − target, in stars² and stars.
+
+    Examples:
+        >>> losses, errors = squared_error(torch.tensor([4.0]), torch.tensor([1.0]))
+        >>> losses.tolist(), errors.tolist()
+        ([4.5], [3.0])
+    """
     errors = predictions - targets
     return 0.5 * errors.square(), errors
 
@@ -75,6 +81,20 @@ class Objective:
         bias_l2: λ of the biases, before its scaling; None is l2.
         scaling: how λ grows with a row's number of ratings, a name in `SCALINGS`.
         loss: what an observed entry costs; the squared error unless given.
+
+    Raises:
+        InputError: a penalty is negative or not finite, or the scaling is unknown.
+
+    Examples:
+        >>> model = MatrixFactorization(n_users=1, n_items=1, rank=1, biases=False, init="zeros")
+        >>> for table, value in ((model.user_factors, 2.0), (model.item_factors, 3.0)):
+        ...     _ = torch.nn.init.constant_(table.weight, value)
+        >>> ratings = Ratings(torch.tensor([0]), torch.tensor([0]), torch.tensor([5.0]))
+        >>> objective = Objective(l2=10.0)
+        >>> float(objective.cost(model, ratings))  # e = 2·3 − 5 = 1, so J = ½·1² + ½·10·2² + ½·10·3²
+        65.5
+        >>> objective.gradients(model, ratings)  # e·3 + 10·2 and e·2 + 10·3
+        {'user_factors.weight': tensor([[23.]]), 'item_factors.weight': tensor([[32.]])}
     """
 
     l2: float = 0.0
@@ -101,7 +121,7 @@ class Objective:
         return losses.sum() + self.penalty(model, ratings)
 
     def losses(self, predictions: Tensor, targets: Tensor, ratings: Ratings) -> tuple[Tensor, Tensor]:
-        """What each rating costs, and the derivatives in the centred predictions, weighted as the ratings are."""
+        """(n_ratings,) what each rating costs, and derivatives in the centred predictions, both weighted."""
         losses, errors = self.loss(predictions, targets)
         return ratings.weighted(losses), ratings.weighted(errors)
 
@@ -153,13 +173,21 @@ class Objective:
     def user_cost(self, model: MatrixFactorization, ratings: Ratings, user: int) -> Tensor:
         """The part of J that a user's own row enters, with all else fixed: a ridge regression in θ̃_user.
 
-        ½ Σ_{i: r(i,user)=1} e(i,user)² + ½ λ_user ‖θ_user‖²; summed over the users it is J less the items' penalty.
+        ½ Σ_{i: r(i,user)=1} e(i,user)² + ½ λ_user ‖θ_user‖²; summed over the users it is J less the penalties of
+        the items and of features.
+
+        Raises:
+            InputError: there is no such user index in the ratings.
         """
         return self._row_cost(model, ratings, USER, user)
 
     @torch.no_grad()
     def item_cost(self, model: MatrixFactorization, ratings: Ratings, item: int) -> Tensor:
-        """The part of J that an item's own row enters, with all else fixed: a ridge regression in x̃_item."""
+        """The part of J that an item's own row enters, with all else fixed: a ridge regression in x̃_item.
+
+        Raises:
+            InputError: there is no such item index in the ratings.
+        """
         return self._row_cost(model, ratings, ITEM, item)
 
     def _row_cost(self, model: MatrixFactorization, ratings: Ratings, side: int, row: int) -> Tensor:
@@ -175,7 +203,7 @@ class Objective:
 
 
 def table_gradients(ratings: Ratings, errors: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """(Eᵀ X̃, E Θ̃) for errors in the order of the ratings: the data part of the gradients in Θ̃ and in X̃."""
+    """(Eᵀ X̃, E Θ̃) for errors in the order of the ratings: the data part of the gradients in Θ̃ and in X̃, (n, k) each."""
     transposed = errors.index_select(0, ratings.item_order)
     return matmul(ratings.by_user, errors, items), matmul(ratings.by_item, transposed, users)
 
@@ -204,7 +232,8 @@ def naive_cost_and_gradients(
 ) -> tuple[float, dict[str, list[list[float]]]]:
     """J and its gradients by the texts' plain loops: what the fast form above is tested against.
 
-    For every movie i, for every user j, if a rating exists; λ per row, every table alike.
+    For every movie i, for every user j, if a rating exists; λ per row, every table alike.  Of the squared error alone,
+    and of ratings without weights: those that have some are taken as if each counted 1.
     """
     U, V = (table.tolist() for table in model.tables())
     target = model.targets(ratings)

@@ -113,6 +113,7 @@ class Samples:
 
     @torch.no_grad()
     def deviation(self, users: Tensor, items: Tensor, *, noise: bool = True) -> Tensor:
+        """(n,) in stars: the root of the variance between the kept draws' predictions, and of the mean noise's."""
         total = squares = variance = self.model.scale.new_zeros(len(users), dtype=torch.float64)
         for draw in self.draws:
             product = pair_dots(*self.model.tables(draw["parameters"]), users, items).double()
@@ -127,6 +128,7 @@ class Samples:
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator | None = None) -> MatrixFactorization:
+        """One of the draws that were kept, each as likely, as a model without features."""
         return self._drawn(int(torch.randint(len(self.draws), (), generator=generator)))
 
     def models(self) -> Iterator[MatrixFactorization]:
@@ -137,6 +139,7 @@ class Samples:
         return _plain(self.model, *self.model.tables(self.draws[n]["parameters"]))
 
     def state_dict(self) -> dict[str, Any]:
+        """The draws that were kept, and the sums over all that were offered."""
         return {
             "most": self.most,
             "same_noise": self.same_noise,
@@ -148,6 +151,7 @@ class Samples:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take on what `state_dict` gave, on the model's device; `most` stays as it is."""
         device = self.model.scale.device
         self.same_noise = state["same_noise"]
         self.offered, self.stride = state["offered"], state["stride"]
@@ -169,7 +173,8 @@ def _plain(model: MatrixFactorization, users: Tensor, items: Tensor) -> MatrixFa
 
 
 def truncated(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Two tables of `rank` columns whose product is left rightᵀ cut to its largest singular values.
+    """Two tables of `rank` columns, or fewer where it has no more, whose product is left rightᵀ, (n, m), cut to its
+    largest singular values.
 
     With left = Q R and right = P S, left rightᵀ = Q (R Sᵀ) Pᵀ: only the small middle needs a decomposition.
     """
@@ -201,10 +206,12 @@ class MeanField:
         self.variances, self.precision, self.noise = tuple(variances), tuple(precision), tuple(noise)
 
     def mean_model(self) -> MatrixFactorization:
+        """The model itself, since of independent factors the mean of a product is the product of the means."""
         return self.model
 
     @torch.no_grad()
     def deviation(self, users: Tensor, items: Tensor, *, noise: bool = True) -> Tensor:
+        """(n,) in stars: √(s · x̃² + θ̃² · v + s · v), with the noise's variance 1/(α τ_j τ_i) under the root too."""
         theta, x = self.model.tables()
         s, v = self.variances
         left, right = torch.cat([s, theta.square(), s], 1), torch.cat([x.square(), v, v], 1)
@@ -215,12 +222,14 @@ class MeanField:
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator | None = None) -> MatrixFactorization:
+        """Every number drawn from its own Gaussian, as a model without features."""
         drawn = []
         for table, variances in zip(self.model.tables(), self.variances, strict=True):
             drawn.append(table + standard_normal(table.shape, table, generator) * variances.sqrt())
         return _plain(self.model, *drawn)
 
     def state_dict(self) -> dict[str, Any]:
+        """The variances, λ, α and τ; the means are the model's own state."""
         return {
             "variances": list(self.variances),
             "precision": list(self.precision),
@@ -246,7 +255,7 @@ def standard_normal(shape: Sequence[int], like: Tensor, generator: torch.Generat
 
 
 def standard_gamma(shape: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws from Gamma(shape, 1), in float64."""
+    """A draw from Gamma(shape, 1) for each number of `shape`, in float64, on its device."""
     # torch draws gammas from its global generator alone; numpy takes a seed.
     seed = int(torch.randint(2**62, (), generator=generator))
     drawn = np.random.default_rng(seed).standard_gamma(shape.cpu().numpy())

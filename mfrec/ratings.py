@@ -71,6 +71,13 @@ class Ratings:
     Raises:
         InputError: lengths differ, an index is out of range, a value is not finite, a weight is not positive, or a
             (user, item) pair repeats.
+
+    Examples:
+        >>> ratings = Ratings(users=torch.tensor([1, 0]), items=torch.tensor([0, 2]), values=torch.tensor([4.0, 5.0]))
+        >>> ratings
+        Ratings(2 of 2 users × 3 items, cpu)
+        >>> ratings.users.tolist(), ratings.values.tolist()
+        ([0, 1], [5.0, 4.0])
     """
 
     def __init__(
@@ -124,7 +131,11 @@ class Ratings:
 
     @classmethod
     def from_dense(cls, Y: Tensor | np.ndarray, R: Tensor | np.ndarray | None = None) -> Ratings:
-        """From the texts' Y, movies × users, where R[i, j] = 1 marks a rating; without R, whatever is not NaN."""
+        """From the texts' Y, movies × users, where R[i, j] = 1 marks a rating; without R, whatever is not NaN.
+
+        Raises:
+            InputError: Y and R differ in shape, or a rating that R marks is not finite.
+        """
         Y = torch.as_tensor(Y)
         observed = ~torch.isnan(Y) if R is None else torch.as_tensor(R) != 0
         if observed.shape != Y.shape:
@@ -147,10 +158,12 @@ class Ratings:
 
     @property
     def device(self) -> torch.device:
+        """Where all of its tensors are."""
         return self.values.device
 
     @property
     def n_ratings(self) -> int:
+        """How many pairs are rated, which is `len()` of this too."""
         return len(self.values)
 
     @cached_property
@@ -194,7 +207,14 @@ class Ratings:
         return self._with(lambda tensor: tensor[mask])
 
     def split(self, held_out: Tensor) -> tuple[Ratings, Ratings]:
-        """(kept, held out) by a mask such as the functions of `SPLITS` return."""
+        """(kept, held out) by a mask, (n_ratings,) bool, such as the functions of `SPLITS` return.
+
+        Examples:
+            >>> ratings = Ratings(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), torch.tensor([5.0, 3.0, 4.0]))
+            >>> kept, held_out = ratings.split(torch.tensor([False, True, False]))
+            >>> kept.values.tolist(), held_out.values.tolist()
+            ([5.0, 4.0], [3.0])
+        """
         return self.select(~held_out), self.select(held_out)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Ratings:
@@ -258,7 +278,11 @@ def cold_items(ratings: Ratings, fraction: float, generator: torch.Generator) ->
 
 
 def k_folds(ratings: Ratings, k: int, generator: torch.Generator) -> Tensor:
-    """(n_ratings,) fold number 0 … k-1 of each rating, equal in size to within one; `folds == f` is a mask."""
+    """(n_ratings,) fold number 0 … k-1 of each rating, equal in size to within one; `folds == f` is a mask.
+
+    Raises:
+        InputError: k is below 2 or above the number of ratings.
+    """
     if not 2 <= k <= len(ratings):
         raise InputError(f"{k} folds of {len(ratings):,} ratings; give from 2 to {len(ratings):,}")
     folds = torch.empty(len(ratings), dtype=torch.int64)

@@ -29,7 +29,14 @@ BLOCK = 2**16
 
 
 def sampled_dot(pattern: Pattern, A: Tensor, B: Tensor) -> Tensor:
-    """(n_entries,) A[row] · B[col] at every observed entry; A is (n_rows, k), B is (n_cols, k)."""
+    """(n_entries,) A[row] · B[col] at every observed entry; A is (n_rows, k), B is (n_cols, k).
+
+    Examples:
+        >>> diagonal = Pattern(torch.tensor([0, 1, 2]), torch.tensor([0, 1]), (2, 2))
+        >>> A, B = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+        >>> sampled_dot(diagonal, A, B).tolist()  # of A Bᵀ = [[1, 3], [3, 7]]
+        [1.0, 7.0]
+    """
     if torch_has_products(A.device.type, A.dtype):
         zeros = _csr(pattern, torch.zeros(len(pattern.col), dtype=A.dtype, device=A.device))
         out: Tensor = torch.sparse.sampled_addmm(zeros, A, B.mT, beta=0.0)
@@ -38,7 +45,13 @@ def sampled_dot(pattern: Pattern, A: Tensor, B: Tensor) -> Tensor:
 
 
 def matmul(pattern: Pattern, values: Tensor, B: Tensor) -> Tensor:
-    """(n_rows, k): the matrix with these values, (n_entries,), at the observed entries, times B, (n_cols, k)."""
+    """(n_rows, k): the matrix with these values, (n_entries,), at the observed entries, times B, (n_cols, k).
+
+    Examples:
+        >>> diagonal = Pattern(torch.tensor([0, 1, 2]), torch.tensor([0, 1]), (2, 2))
+        >>> matmul(diagonal, torch.tensor([10.0, 100.0]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
+        [[10.0, 20.0], [300.0, 400.0]]
+    """
     if torch_has_products(B.device.type, B.dtype):
         return _csr(pattern, values) @ B
     return gathered_matmul(pattern, values, B)
@@ -64,7 +77,7 @@ def gathered_matmul(pattern: Pattern, values: Tensor, B: Tensor) -> Tensor:
 
 @cache
 def torch_has_products(device: str, dtype: torch.dtype) -> bool:
-    """Whether this torch build computes both products on this type of device."""
+    """Whether this torch build computes both products on this type of device ("cpu", "cuda"), tried once of each."""
     index = torch.tensor([0, 1], dtype=torch.int32, device=device)
     one = torch.ones(1, 1, dtype=dtype, device=device)
     pattern = Pattern(index, index[:1], (1, 1))

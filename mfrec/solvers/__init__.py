@@ -26,6 +26,18 @@ class Solver(Protocol):
     A solver that has a posterior offers it as the attribute `posterior`, and one that learns what others take as
     options names these in `learned`.  What `mfrec solvers` tells of it is in `tuned`, the options worth tuning, and in
     `takes`: which of "features", "non-negative" factors and other "losses" than the squared error it can do.
+
+    Raises:
+        InputError: a knob is out of its range, or the solver cannot do what the model or the objective asks of it.
+
+    Examples:
+        >>> ratings = Ratings(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([5.0, 3.0]))
+        >>> model = MatrixFactorization.from_ratings(ratings, rank=1)
+        >>> solver = SOLVERS["als"](model, ratings, Objective(), generator=torch.Generator().manual_seed(0))
+        >>> for _ in range(50):
+        ...     values = solver.epoch()
+        >>> [round(y, 2) for y in model.predict_observed(ratings).tolist()]
+        [5.0, 3.0]
     """
 
     model: MatrixFactorization

@@ -37,6 +37,10 @@ class ALS:
         solve: cg, or cholesky, which solves rows exactly (feature weights are always solved by cg).
         cg_steps: conjugate-gradient steps a half-sweep; each costs what half a gradient does.
         relaxation: η in (0, 1], how much of the way to the minimum is gone; 1 goes all of it.
+
+    Raises:
+        InputError: solve is unknown, cg_steps or relaxation are out of range, the loss is not the squared error, or
+            feature weights are to stay non-negative.
     """
 
     tuned: ClassVar[tuple[str, ...]] = ("l2",)

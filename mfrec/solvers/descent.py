@@ -29,6 +29,21 @@ class GradientDescent:
 
     Args:
         lr: step size α; J sums over ratings, so what is stable shrinks as users and items have more of them.
+
+    Raises:
+        InputError: lr is not positive and finite.
+
+    Examples:
+        >>> ratings = Ratings(torch.tensor([0]), torch.tensor([0]), torch.tensor([5.0]))
+        >>> model = MatrixFactorization(n_users=1, n_items=1, rank=1, biases=False, init="zeros")
+        >>> _ = torch.nn.init.constant_(model.item_factors.weight, 2.0)
+        >>> solver = GradientDescent(model, ratings, Objective(), lr=0.1)
+        >>> solver.epoch()["lr"]
+        0.1
+        >>> model.user_factors.weight.tolist()  # θ − α e x with θ = 0, x = 2 and e = 0·2 − 5
+        [[1.0]]
+        >>> model.item_factors.weight.tolist()  # x − α e θ, from the same θ
+        [[2.0]]
     """
 
     tuned: ClassVar[tuple[str, ...]] = ("lr", "l2")
@@ -115,6 +130,10 @@ class SGD:
         step: how the gradient becomes a step.
         momentum: β in [0, 1).
         blocks: P and Q; fewer are used where there are fewer users or items.
+
+    Raises:
+        InputError: the step is unknown, lr is not positive, momentum not in [0, 1), lr_decay negative, or P or Q not 1
+            or more.
     """
 
     tuned: ClassVar[tuple[str, ...]] = ("lr", "lr_decay", "l2")
@@ -268,6 +287,9 @@ class Optim:
     Args:
         optimizer: a class of torch.optim, in any case: adam, adamw, rmsprop, lbfgs, …
         lr: its learning rate.
+
+    Raises:
+        InputError: torch has no such optimizer for dense gradients, or lr is not positive.
     """
 
     tuned: ClassVar[tuple[str, ...]] = ("lr", "l2")

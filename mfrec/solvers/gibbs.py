@@ -56,6 +56,9 @@ class Gibbs:
         cg_steps: conjugate-gradient steps a draw of rows.
         feature_steps: the same of feature weights, which are coupled and so need more.
         same_noise: whether all ratings have the same noise, rather than more or less of it by user and by item.
+
+    Raises:
+        InputError: a count is too small, the loss is not the squared error, or the model is non-negative.
     """
 
     tuned: ClassVar[tuple[str, ...]] = ()

@@ -36,6 +36,9 @@ class QuasiNewton:
     Args:
         method: l-bfgs-b, cg or tnc.
         iterations: iterations an epoch; evaluations for tnc.
+
+    Raises:
+        InputError: the method is unknown, iterations are below 1, or cg is to keep factors non-negative.
     """
 
     tuned: ClassVar[tuple[str, ...]] = ("l2",)

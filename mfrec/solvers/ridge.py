@@ -40,7 +40,10 @@ NORMAL_NUMBERS = 2**24
 
 
 class Side(NamedTuple):
-    """The ratings as one side's rows see them: pattern, centred targets and weights in the order of its entries."""
+    """The ratings as one side's rows see them: (n_entries,) centred targets and weights in the order of the pattern.
+
+    free: (1, k), 1 in the columns that are solved for, 0 in that of the constant 1.
+    """
 
     pattern: Pattern
     targets: Tensor
@@ -100,7 +103,7 @@ class Problem:
         return rows if self.features is None else self.features.pull(rows)
 
     def hessian(self, change: Tensor) -> Tensor:
-        """H(D) of a change D whose other than free columns are 0."""
+        """H(D), shaped like the table, of a change D of it whose other than free columns are 0."""
         rows = change if self.features is None else self.features(change)
         seen = self.weighted(sampled_dot(self.side.pattern, rows, self.other))
         return (self._pull(matmul(self.side.pattern, seen, self.other)) + self.ridge * change) * self.side.free

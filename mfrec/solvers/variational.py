@@ -48,6 +48,10 @@ class VariationalBayes:
 
     Args:
         cg_steps: conjugate-gradient steps a half-sweep.
+
+    Raises:
+        InputError: cg_steps are below 1, the loss is not the squared error, or the model is non-negative or has
+            features.
     """
 
     tuned: ClassVar[tuple[str, ...]] = ()
