@@ -36,10 +36,6 @@ USUAL = {"epochs": 100, "patience": 8, "valid_fraction": 0.05}
 class Recommender:
     """Matrix factorization in scikit-learn's manner.
 
-        model = Recommender("vb").fit(frame)
-        model.predict(pairs)
-        model.recommend(user=15, n=10)
-
     Args:
         solver: a name in `SOLVERS`.
         epochs, patience, valid_fraction: as in `fit.fit`, and the share held out to know when to stop; by default what
@@ -53,9 +49,20 @@ class Recommender:
 
     Attributes:
         trained_: after `fit`, the `Trained` that answers everything else: new users, similar items, reasons.
+        progress_: after `fit`, its `Progress`: epochs, seconds and the best validation RMSE.
 
     Raises:
         InputError: there is no such solver, or it takes no such option.
+
+    Examples:
+        >>> users, items = ["ann", "ann", "bob", "bob", "cem"], ["Alien", "Emma", "Alien", "Jaws", "Emma"]
+        >>> frame = pd.DataFrame({"user": users, "item": items, "rating": [5, 1, 5, 5, 2]})
+        >>> model = Recommender("als", rank=2, l2=1.0, epochs=5, valid_fraction=0.0).fit(frame)
+        >>> jaws, emma = model.predict(pd.DataFrame({"user": ["ann", "bob"], "item": ["Jaws", "Emma"]}))
+        >>> bool(jaws > emma)
+        True
+        >>> model.trained_.recommend("ann", candidates=torch.ones(3, dtype=torch.bool))["id"].tolist()
+        ['Jaws']
     """
 
     def __init__(
@@ -103,6 +110,9 @@ class Recommender:
 
         Args:
             y: the ratings, where the frame has them not.
+
+        Raises:
+            InputError: X is nothing of these, or `Dataset.from_frame`, the model, the solver or the fit refuse it.
         """
         dataset = self._dataset(X, y)
         generator = torch.Generator().manual_seed(self.seed)
@@ -129,17 +139,25 @@ class Recommender:
         return self
 
     def predict(self, X: pd.DataFrame) -> npt.NDArray[np.float64]:
-        """(n,) predicted ratings of a frame's pairs, with unknown ids by the rule of `trained.py`."""
+        """(n,) predicted ratings of a frame's pairs, in stars, with unknown ids by the rule of `trained.py`.
+
+        Raises:
+            InputError: nothing was fitted, or the frame lacks a column or an id.
+        """
         found = self._fitted().predict_frame(X, user=self.user, item=self.item)
         return found["prediction"].to_numpy(np.float64)
 
     def score(self, X: pd.DataFrame, y: Any = None) -> float:
-        """−RMSE of the predictions, so that more is better."""
+        """−RMSE of the predictions, in stars, so that more is better; y: the ratings, where the frame has them not."""
         truth = torch.from_numpy(np.array(X[self.rating] if y is None else y, dtype=np.float64))
         return -rmse(torch.from_numpy(self.predict(X)), truth)
 
     def recommend(self, user: Id, n: int = 10, **options: Any) -> pd.DataFrame:
-        """The n best items that the user has not rated, as `Trained.recommend` gives them."""
+        """The n best items that the user has not rated, as `Trained.recommend` gives them, which takes the options.
+
+        Raises:
+            InputError: nothing was fitted, or as of `Trained.recommend`.
+        """
         return self._fitted().recommend(user, n, **options)
 
     def _fitted(self) -> Trained:

@@ -41,7 +41,7 @@ def draw_parts(
 
 
 def split_parts(ratings: Ratings, part: Tensor) -> dict[str, Ratings]:
-    """The ratings of each part by name; a part without ratings is left out."""
+    """The ratings of each part by name, of part numbers, (n_ratings,); a part without ratings is left out."""
     part = part.to(ratings.device)
     return {name: ratings.select(part == number) for name, number in PARTS.items() if bool((part == number).any())}
 
@@ -76,6 +76,17 @@ def make_solver(
         knobs: the solver's own.
 
     The others are those of `MatrixFactorization.from_ratings`, `dataset_features` and `Objective`.
+
+    Raises:
+        InputError: the solver or the loss is unknown, or something else is refused by what takes it.
+
+    Examples:
+        >>> from mfrec.datasets import synthetic
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> dataset = synthetic(n_users=20, n_items=10, n_ratings=100, generator=generator)
+        >>> solver = make_solver("gd", dataset, dataset.ratings, generator=generator, rank=4, l2=2.0, lr=0.001)
+        >>> solver.model.rank, solver.objective.l2, solver.epoch()
+        (4, 2.0, {'lr': 0.001})
     """
     if name not in SOLVERS:
         raise unknown("solver", name, SOLVERS)

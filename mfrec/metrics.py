@@ -22,12 +22,22 @@ POPULARITY = (0, 1, 5, 20, 100)
 
 
 def rmse(predictions: Tensor, ratings: Tensor) -> float:
-    """√(mean of squared errors), in stars; NaN of nothing."""
+    """√(mean of squared errors), in stars; NaN of nothing.
+
+    Examples:
+        >>> rmse(torch.tensor([4.0, 2.0]), torch.tensor([5.0, 9.0]))  # √((1² + 7²) / 2)
+        5.0
+    """
     return float((predictions - ratings).double().square().mean().sqrt())
 
 
 def mae(predictions: Tensor, ratings: Tensor) -> float:
-    """Mean absolute error, in stars; NaN of nothing."""
+    """Mean absolute error, in stars; NaN of nothing.
+
+    Examples:
+        >>> mae(torch.tensor([4.0, 2.0]), torch.tensor([5.0, 9.0]))  # (1 + 7) / 2
+        4.0
+    """
     return float((predictions - ratings).double().abs().mean())
 
 
@@ -55,7 +65,7 @@ def evaluate_parts(
 
 @torch.no_grad()
 def coverage(model: MatrixFactorization, posterior: Posterior, ratings: Ratings) -> float:
-    """Share of the ratings within their 90 % interval, `NINETY` deviations either side of the prediction."""
+    """Share of the ratings, NaN of none, within their 90 % interval: `NINETY` deviations either side of each."""
     errors = (model.predict_observed(ratings, clip=True) - ratings.values).abs()
     within = errors <= NINETY * posterior.deviation(ratings.users, ratings.items)
     return float(within.double().mean())

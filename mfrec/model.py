@@ -91,6 +91,11 @@ class MatrixFactorization(nn.Module):
         generator: the source of the start, on the CPU whatever the model's device, so that devices start alike; seeded
             with 0 unless given.
 
+    Attributes:
+        user_factors, item_factors: embeddings of shape (n_users, rank) and (n_items, rank); the latter None without
+            item_ids.
+        user_bias, item_bias: embeddings of shape (n_users, 1) and (n_items, 1), or None.
+
     Raises:
         InputError: there are no users or no items, the rank is negative, init is unknown, features are not a row each,
             or items have neither ids nor features.

@@ -74,6 +74,7 @@ class RankingReport:
 
     @property
     def n_users(self) -> int:
+        """The number of users with a relevant item, over whom the means are."""
         return len(self.users)
 
 
@@ -105,6 +106,15 @@ def evaluate_ranking(
 
     Raises:
         InputError: n is below 1, nobody has a relevant item, or gains are refused as by `ranking_metrics`.
+
+    Examples:
+        >>> tables = torch.tensor([[1.0]]), torch.tensor([[2.0], [5.0], [3.0], [4.0]])
+        >>> model = MatrixFactorization.from_tables(*tables, biases=False, offset=None, scale=torch.tensor([1.0, 5.0]))
+        >>> train = Ratings(torch.tensor([0]), torch.tensor([1]), torch.tensor([4.0]), n_users=1, n_items=4)
+        >>> test = Ratings(torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([1.0, 5.0]), n_items=4)
+        >>> report = evaluate_ranking(model, train, test, threshold=4, n=2)  # the list is items 3 and 2; 2 is relevant
+        >>> report.means["precision"], report.means["recall"], report.means["mrr"]
+        (0.5, 1.0, 0.5)
     """
     users = test.user_counts.nonzero()[:, 0].cpu()
     if not bool((test.values >= threshold).any()):
@@ -218,6 +228,10 @@ def catalogue_coverage(recommended: Tensor, candidates: Tensor) -> float:
     """Share of the items that may be recommended, (n_items,) bool, that are in at least one list; NaN of none.
 
     The lists are as those of `ranking_metrics`.
+
+    Examples:
+        >>> catalogue_coverage(torch.tensor([[0, 2], [2, -1]]), torch.tensor([True, True, True, True]))
+        0.5
     """
     listed = torch.zeros_like(candidates, dtype=torch.bool)
     listed[recommended[recommended >= 0].long()] = True
@@ -249,7 +263,8 @@ def bootstrap_intervals(
 
     Args:
         values: (n_users,) of each metric, the same users in each.
-        generator: on the CPU; the interval is a function of its state.
+        resamples: how often users are drawn.
+        generator: on the CPU; the interval is a function of its state.  Seeded with 0 unless given.
     """
     import scipy.stats  # a third of a second of imports that only this needs
 

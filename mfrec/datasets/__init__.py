@@ -38,6 +38,13 @@ def load(
 
     Raises:
         InputError: there is nothing of that name, it cannot be downloaded, or it cannot be read.
+
+    Examples:
+        >>> dataset = load("ml-latest-small")  # the one that comes with the package
+        >>> dataset
+        Dataset('ml-latest-small', Ratings(100,004 of 671 users × 9,066 items, cpu), scale 0.5–5)
+        >>> dataset.title(dataset.item_index(1))
+        'Toy Story (1995)'
     """
     path, name = Path(data), str(data)
     if not path.exists():

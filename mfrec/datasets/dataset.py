@@ -91,6 +91,16 @@ class Dataset:
 
         Raises:
             InputError: a column is missing or holds what it may not; the message says which and where.
+
+        Examples:
+            >>> df = pd.DataFrame({"who": ["bob", "ann", "bob"], "what": ["Emma", "Emma", "Jaws"], "stars": [4, 5, 2]})
+            >>> dataset = Dataset.from_frame(df, user="who", item="what", rating="stars", scale=(1, 5))
+            >>> dataset
+            Dataset('frame', Ratings(3 of 2 users × 2 items, cpu), scale 1–5)
+            >>> dataset.user_ids.tolist(), dataset.item_ids.tolist()  # sorted, whatever the order of the rows
+            (['ann', 'bob'], ['Emma', 'Jaws'])
+            >>> dataset.ratings.users.tolist(), dataset.ratings.items.tolist(), dataset.ratings.values.tolist()
+            ([0, 1, 1], [0, 0, 1], [5.0, 4.0, 2.0])
         """
         if timestamp is None and "timestamp" in df.columns:
             timestamp = "timestamp"
@@ -126,6 +136,12 @@ class Dataset:
 
         Of "fold-2-of-5" it is the second of five random parts of one size: with the same generator, parts of one whole.
         An official split and a fold have their own size, whatever the fraction.
+
+        Args:
+            fraction: the share to hold out, in [0, 1): of all ratings, each user's, or the items, as the split has it.
+
+        Raises:
+            InputError: there is no such split or fold, the fraction is out of range, or a split by time finds none.
         """
         if split in self.official_splits:
             return self.official_splits[split]
@@ -147,7 +163,11 @@ class Dataset:
         return str(self.items["title"].iat[index] if "title" in self.items else self.item_ids[index])
 
     def user_index(self, user_id: Id) -> int:
-        """The index of a user by id, as an integer or as typed.  Raises InputError if there is none."""
+        """The index of a user by id, as an integer or as typed.
+
+        Raises:
+            InputError: there is no such user.
+        """
         index = find_id(self.user_ids, user_id)
         if index is None:
             raise InputError(f"user id {user_id} is not in this dataset ({_examples(self.user_ids, 'users')})")

@@ -23,7 +23,11 @@ Ints = npt.NDArray[np.int64]
 
 
 def require_columns(what: str, frame: pd.DataFrame, ids: Sequence[str], others: Sequence[str] = ()) -> None:
-    """Raise InputError unless the frame has these columns, and those of ids have one in each row."""
+    """Return if the frame has these columns, and those of ids have one in each row.
+
+    Raises:
+        InputError: a column is missing, or an id is.
+    """
     for column in (*ids, *others):
         if column not in frame.columns:
             held = ", ".join(map(str, frame.columns)) or "none"
@@ -35,7 +39,11 @@ def require_columns(what: str, frame: pd.DataFrame, ids: Sequence[str], others: 
 
 
 def checked_ratings(column: pd.Series, scale: Scale | None, kind: str = "rating") -> Floats:
-    """The ratings, or their weights, as floats, each a finite number on the scale, if one is declared."""
+    """(n_rows,) the ratings, or their weights, as float64, each a finite number on the scale, if one is declared.
+
+    Raises:
+        InputError: there are none, one is no finite number or off the scale, or the scale does not rise.
+    """
     if not len(column):
         raise InputError("the frame has no ratings; give it one row a rating")
     values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
@@ -60,7 +68,11 @@ def checked_ratings(column: pd.Series, scale: Scale | None, kind: str = "rating"
 
 
 def checked_timestamps(column: pd.Series) -> Ints:
-    """The timestamps as whole seconds since 1970, from such numbers or from datetimes."""
+    """(n_rows,) the timestamps as whole seconds since 1970, int64, from such numbers or from datetimes, UTC if naive.
+
+    Raises:
+        InputError: one is missing, or no whole number of seconds.
+    """
     bad = column.isna().to_numpy()
     if not bad.any():
         if pd.api.types.is_datetime64_any_dtype(column):
@@ -83,6 +95,10 @@ def distinct_pairs(
     pairs: Ints, values: Floats, timestamps: Ints | None, duplicates: str
 ) -> tuple[Ints, Floats, Ints | None]:
     """One rating a pair: the rows kept, in the order of their pairs, and the values and timestamps of them.
+
+    Args:
+        pairs: (n_rows,) a number for each (user, item), the same for the same pair.
+        duplicates: as in `Dataset.from_frame`.
 
     Raises:
         InputError: pairs occur more than once and duplicates is "error", or it is not in DUPLICATES.
@@ -113,13 +129,21 @@ def distinct_pairs(
 
 
 def user_table(users: pd.DataFrame | None, id_column: str, user_ids: pd.Index) -> pd.DataFrame:
-    """What is known of the users, a row a user index."""
+    """What is known of the users, a row a user index; nothing of those that the table lacks.
+
+    Raises:
+        InputError: the table has no column of ids, or two columns of one name.
+    """
     rows, columns = _rows_and_columns(users, "user", id_column, user_ids)
     return _aligned({name: column for name, column in columns.items() if name != id_column}, rows)
 
 
 def item_table(items: pd.DataFrame | None, id_column: str, item_ids: pd.Index) -> pd.DataFrame:
-    """What is known of the items, a row an item index; an item that the table lacks is titled by its id."""
+    """What is known of the items, a row an item index; an item that the table lacks is titled by its id.
+
+    Raises:
+        InputError: the table has no column of ids or two columns of one name, or a year is not a whole number.
+    """
     rows, columns = _rows_and_columns(items, "item", id_column, item_ids)
     known: dict[str, pd.Series] = {}
     if "title" in columns:

@@ -29,7 +29,7 @@ def id_index(ids: Iterable[Id]) -> pd.Index:
 
 
 def index_ids(column: pd.Series, kind: str) -> tuple[npt.NDArray[np.int64], pd.Index]:
-    """The index of each row's id, and the distinct ids in the order of their indices.
+    """(n_rows,) the index of each row's id, and the distinct ids in the order of their indices.
 
     Raises:
         InputError: an id is missing, or is neither an integer nor a string.
@@ -67,7 +67,13 @@ def ids_from_text(texts: pd.Series) -> pd.Series:
 
 
 def find_id(ids: pd.Index, typed: Id) -> int | None:
-    """The index of an id as typed, on a command line say ("31" finds the integer 31), or None."""
+    """The index of an id as typed, on a command line say ("31" finds the integer 31), or None.
+
+    Examples:
+        >>> ids = id_index([1, 31, 1029])
+        >>> find_id(ids, 31), find_id(ids, "31"), find_id(ids, "031")
+        (1, 1, None)
+    """
     candidates: list[Id] = [typed, str(typed)]
     if isinstance(typed, str) and is_plain_integer(typed):
         candidates.insert(1, int(typed))
@@ -76,7 +82,7 @@ def find_id(ids: pd.Index, typed: Id) -> int | None:
 
 
 def indices_of(ids: pd.Index, typed: pd.Series) -> npt.NDArray[np.int64]:
-    """The index of each id of a column, as `find_id` finds it, and -1 for none."""
+    """(n_rows,) the index of each id of a column, as `find_id` finds it, and -1 for none."""
     found = ids.get_indexer(pd.Index(typed, dtype=object))
     unknown = found < 0
     if unknown.any():

@@ -27,7 +27,7 @@ def new_users(
     item: str = "item",
     rating: str = "rating",
 ) -> Dataset:
-    """New users' ratings of the dataset's items.
+    """New users' ratings of the dataset's items, as a dataset of the new users and of all its items.
 
     Args:
         ratings: a row a rating, of an item by id or title; or one new user's ratings by item.  Without a column of
@@ -36,6 +36,11 @@ def new_users(
 
     Raises:
         InputError: a column is missing, an item is unknown (near titles are suggested), or a rating is off the scale.
+
+    Examples:
+        >>> known = pd.DataFrame({"user": ["ann", "ann"], "item": ["Emma", "Jaws"], "rating": [5, 1]})
+        >>> new_users(Dataset.from_frame(known), {"Jaws": 4})
+        Dataset('frame', Ratings(1 of 1 users × 2 items, cpu), scale 1–5)
     """
     frame = _frame(ratings, item, rating)
     if user not in frame.columns:
@@ -60,6 +65,9 @@ def new_items(
 
     Args:
         items: a row a new item, as `Dataset.from_frame` takes it; those without a rating come in by it.
+
+    Raises:
+        InputError: a column is missing, a user is unknown, or a rating is off the scale.
     """
     frame = _frame(ratings, item, rating)
     require_columns("ratings", frame, ids=(user, item), others=(rating,))

@@ -215,7 +215,7 @@ def _text_table(where: Path, data: bytes, separator: str, header: bool) -> pd.Da
 
 
 def split_genres(text: str) -> tuple[str, ...]:
-    """("Action", "Comedy") of "Action|Comedy", () of "(no genres listed)"."""
+    """("Action", "Comedy") of "Action|Comedy", () of "(no genres listed)" and of nothing."""
     return () if text in ("", "(no genres listed)") else tuple(text.split("|"))
 
 

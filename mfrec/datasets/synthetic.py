@@ -32,11 +32,16 @@ def synthetic(
 
     Args:
         n_ratings: number of distinct (user, item) pairs, exactly.
-        noise: standard deviation of what no model can learn.
+        rank: number of planted factors.
+        noise: standard deviation of what no model can learn, in stars.
         rounded: whether to round ratings to whole stars.
 
     Raises:
         InputError: the pairs are too few for a rating of each user and item, or more than there are.
+
+    Examples:
+        >>> synthetic(n_users=30, n_items=20, n_ratings=200, generator=torch.Generator().manual_seed(0))
+        Dataset('synthetic', Ratings(200 of 30 users × 20 items, cpu), scale 1–5)
     """
     low, high = max(n_users, n_items), n_users * n_items
     if not 0 < low <= n_ratings <= high:

@@ -29,7 +29,11 @@ Scale = tuple[float, float]
 
 
 def column_names(columns: str | Sequence[str] | None) -> list[str] | None:
-    """ "user,item,rating[,timestamp]", or such a sequence, as a list."""
+    """ "user,item,rating[,timestamp]", or such a sequence, as a list; None of None.
+
+    Raises:
+        InputError: these are not three or four distinct names.
+    """
     if columns is None:
         return None
     names = [name.strip() for name in columns.split(",")] if isinstance(columns, str) else list(columns)
@@ -52,7 +56,15 @@ class _Layout:
 
 
 def read_ratings(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.DataFrame, Scale | None]:
-    """The ratings and the scale that the format declares."""
+    """The ratings of a file's bytes, in columns named as in ROLES, and the scale, if any, that the format declares.
+
+    Args:
+        where: what the file is called in errors.
+        wanted: the file's own names of these columns, as `column_names` gives them.
+
+    Raises:
+        InputError: the bytes are not such a table; the message names the line where one is at fault.
+    """
     if data[:4] == b"PAR1":
         return _read_parquet(where, data, wanted)
     data = checked_text(where, data)
@@ -69,7 +81,11 @@ def read_ratings(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.
 
 
 def checked_text(where: str, data: bytes) -> bytes:
-    """The bytes without a byte order mark, if they can be lines of text."""
+    """The bytes without a byte order mark, if they can be lines of text.
+
+    Raises:
+        InputError: there are none, or they are of a binary file.
+    """
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data or data.isspace():
         raise InputError(f"{where} is empty; it should hold one line for each entry")
@@ -84,7 +100,7 @@ def first_line(data: bytes) -> bytes:
 
 
 def text_encoding(data: bytes) -> str:
-    """UTF-8, or else Latin-1, which the older MovieLens files are in and which takes any bytes."""
+    """ "utf-8", or else "latin-1", which the older MovieLens files are in and which takes any bytes."""
     try:
         if not data.isascii():
             data.decode("utf-8")
@@ -211,7 +227,11 @@ def _shown(text: str) -> str:
 
 
 def parquet_frame(where: str, data: bytes) -> pd.DataFrame:
-    """The table of a parquet file's bytes."""
+    """The table of a parquet file's bytes, `where` being what the file is called in errors.
+
+    Raises:
+        InputError: pyarrow is not installed, or the bytes are not whole parquet.
+    """
     try:
         return pd.read_parquet(io.BytesIO(data))
     except ImportError as error:
