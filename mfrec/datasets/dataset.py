@@ -141,7 +141,7 @@ class Dataset:
             fraction: the share to hold out, in [0, 1): of all ratings, each user's, or the items, as the split has it.
 
         Raises:
-            InputError: there is no such split or fold, the fraction is out of range, or a split by time finds none.
+            InputError: there is no such split or fold, the fraction is out of range, or timestamps are lacking.
         """
         if split in self.official_splits:
             return self.official_splits[split]

@@ -23,11 +23,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def require_columns(what: str, frame: pd.DataFrame, ids: Sequence[str], others: Sequence[str] = ()) -> None:
-    """Return if the frame has these columns, and those of ids have one in each row.
-
-    Raises:
-        InputError: a column is missing, or an id is.
-    """
+    """Raise InputError unless the frame has these columns, and those of ids have one in each row."""
     for column in (*ids, *others):
         if column not in frame.columns:
             held = ", ".join(map(str, frame.columns)) or "none"
@@ -129,7 +125,7 @@ def distinct_pairs(
 
 
 def user_table(users: pd.DataFrame | None, id_column: str, user_ids: pd.Index) -> pd.DataFrame:
-    """What is known of the users, a row a user index; nothing of those that the table lacks.
+    """What is known of the users, a row a user index; of a user that the table lacks every cell is missing.
 
     Raises:
         InputError: the table has no column of ids, or two columns of one name.
