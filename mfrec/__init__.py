@@ -43,3 +43,7 @@ def __getattr__(name: str) -> Any:
 
         return Recommender
     raise AttributeError(f"module 'mfrec' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

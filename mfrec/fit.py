@@ -98,6 +98,7 @@ def fit(
 
     Raises:
         Diverged: the cost is not finite, or exploded.  What was saved before stays as it is.
+        InputError: log_every is below 1.
     """
     model, train = solver.model, solver.ratings
     decides = not hasattr(solver, "posterior")

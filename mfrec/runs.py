@@ -1,7 +1,7 @@
 """A run folder: everything a fit leaves behind, and all that going on or recommending from it needs.
 
     runs/NAME/config.json       every option the run was started with
-              dataset.pt        ratings, ids, item table, and the part (train, valid, test) of each rating
+              dataset.pt        ratings, ids, user and item tables, and the part (train, valid, test) of each rating
               checkpoint.pt     model, best model, solver and progress: one file, so that they always belong together
               metrics.json      the final figures
               events.out.…      curves, histograms and text for TensorBoard
@@ -53,7 +53,11 @@ class Run:
 
     @classmethod
     def create(cls, parent: str | Path, name: str | None, stem: str) -> Run:
-        """A new folder parent/name, by default parent/stem-N with the first free N."""
+        """A new folder parent/name, by default parent/stem-N with the first free N.
+
+        Raises:
+            InputError: there is one of that name, it is no folder name, or the folder cannot be made.
+        """
         parent = Path(parent)
         try:
             return cls._create(parent, name, stem)
@@ -82,7 +86,11 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """The run in this folder."""
+        """The run in this folder.
+
+        Raises:
+            InputError: it is no run folder, or of another version.
+        """
         path = Path(path)
         if not (path / "config.json").is_file():
             what = "does not exist" if not path.exists() else "has no config.json"
@@ -108,6 +116,7 @@ class Run:
         return self._read_json("metrics.json")
 
     def has_metrics(self) -> bool:
+        """Whether the training has ended."""
         return (self.path / "metrics.json").exists()
 
     def remove_metrics(self) -> None:
@@ -115,9 +124,11 @@ class Run:
         (self.path / "metrics.json").unlink()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the options as JSON, with the version of the format, which makes the folder a run."""
         self._write_json("config.json", {"format": FORMAT, **config})
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write the final figures as JSON: from then on the training has ended."""
         self._write_json("metrics.json", metrics)
 
     def write_dataset(self, dataset: Dataset, part: Tensor) -> None:
@@ -125,7 +136,11 @@ class Run:
         self._write_tensors("dataset.pt", {"dataset": dataset.state_dict(), "part": part.to(torch.uint8)})
 
     def dataset(self) -> tuple[Dataset, Tensor]:
-        """The dataset and the part of each of its ratings."""
+        """The dataset and the part, (n_ratings,) TRAIN, VALID or TEST, of each of its ratings.
+
+        Raises:
+            InputError: dataset.pt is missing or damaged.
+        """
         path, state = self.path / "dataset.pt", self._read_tensors("dataset.pt")
         _require(path, state, "dataset", "part")
         try:
@@ -134,9 +149,15 @@ class Run:
             raise InputError(f"{path} is not a saved dataset ({error!r}); restore it or train again") from error
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write what `fit.checkpoint` gives, in place of the last one."""
         self._write_tensors("checkpoint.pt", state)
 
     def checkpoint(self) -> dict[str, Any]:
+        """What `write_checkpoint` last wrote: {"model", "solver", "progress"}, its tensors on the CPU.
+
+        Raises:
+            InputError: there is none yet, or it is damaged.
+        """
         if not (self.path / "checkpoint.pt").exists():
             raise InputError(f"{self.path} has no checkpoint yet: its training ended before the first; start it again")
         state = self._read_tensors("checkpoint.pt")
@@ -144,7 +165,11 @@ class Run:
         return state
 
     def restore(self, solver: Solver) -> Progress:
-        """Put a solver and its model, built as they were for this run, where its checkpoint left them."""
+        """Put a solver and its model, built as they were for this run, where its checkpoint left them.
+
+        Raises:
+            InputError: there is no checkpoint, or it does not fit the solver and model.
+        """
         state = self.checkpoint()
         try:
             solver.model.load_state_dict(state["model"])
@@ -155,7 +180,11 @@ class Run:
             raise InputError(f"{self.path / 'checkpoint.pt'} does not fit this run's config.json: {reason}") from error
 
     def trained(self, device: torch.device | str = "cpu") -> Trained:
-        """What the run came to: the best validated model, the last one, or the mean of the posterior."""
+        """What the run came to: the best validated model, the last one, or the mean of the posterior.
+
+        Raises:
+            InputError: the run has no checkpoint, its loss is not in `LOSSES`, or its files are damaged or do not fit.
+        """
         config, path, state, (dataset, part) = (
             self.config(),
             self.path / "checkpoint.pt",

@@ -21,8 +21,6 @@ from mfrec.errors import InputError
 MODULES = ["mfrec", *sorted(found.name for found in pkgutil.walk_packages(mfrec.__path__, "mfrec."))]
 # What `Solver` documents for all solvers, torch for all modules and autograd functions.
 ELSEWHERE = {"epoch", "state_dict", "load_state_dict", "posterior", "forward", "backward", "extra_repr"}
-# Their docstrings wait for a change of their code.
-WAITING = {"mfrec.fit", "mfrec.runs"}
 WITH_EXAMPLES = {
     "mfrec.baselines": ["baselines"],
     "mfrec.datasets": ["load"],
@@ -81,7 +79,7 @@ def test_every_public_name_has_a_docstring(module):
         if not docstring and not ("." in name and name.rpartition(".")[2] in ELSEWHERE)
     ]
     assert ast.get_docstring(tree)
-    assert module in WAITING or not bare
+    assert not bare
 
 
 def raises_input_error(function: ast.FunctionDef, module: ModuleType) -> bool:
@@ -112,7 +110,7 @@ def raising(module: str) -> Iterator[Documented]:
             yield Documented(name, node, docstring)
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("mfrec.cli") and m not in WAITING])
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("mfrec.cli")])
 def test_a_function_that_raises_an_input_error_says_so(module):
     assert [name for name, _, docstring in raising(module) if "InputError" not in docstring] == []
 

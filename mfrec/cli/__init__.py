@@ -31,7 +31,10 @@ VERBS: dict[str, Callable[..., Callable[[], int]]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command line; returns its exit status: 0, 2 for what the user got wrong, 130 when interrupted."""
+    """Run a command line; returns its exit status.
+
+    0, or 2 for what the user got wrong, 130 when interrupted, 141 where nobody reads the output any longer.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that lacks λ or é shows ? instead; it is no reason to stop.
