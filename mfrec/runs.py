@@ -40,7 +40,7 @@ logger = logging.getLogger("mfrec")
 FORMAT = 4
 # Options that say where things are and what is told of them, not what is computed.
 PLUMBING = {
-    "format", "command", "name", "run_dir", "config", "resume", "json", "log_every", "device",
+    "format", "command", "trial", "name", "run_dir", "config", "resume", "json", "log_every", "device",
     "columns", "rating_scale", "duplicates",
 }  # fmt: skip
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
 import re
 import statistics
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mfrec.cli import report
+from mfrec.cli.train import Train
 from mfrec.cli.train_arguments import parse_train
 from mfrec.errors import InputError
 from mfrec.runs import Run
@@ -32,25 +32,24 @@ class CrossValidate:
     """Cross-validate a solver: train on all folds but one, test on that, for each; the mean and its spread."""
 
     splits: tuple[str, ...]
-    arguments: tuple[str, ...]
+    first: Train
 
     def __call__(self) -> int:
         """Exit status: 0, or that of the fold that was interrupted."""
-        first = parse_train([*self.arguments, "--split", self.splits[0]])
+        first = self.first
         folder = Run.create(first.run_dir, first.name, f"{Path(first.data).stem}-{first.solver}-cv").path
         rows = []
         for split in self.splits:
-            train = parse_train([*self.arguments, "--split", split, "--run-dir", str(folder), "--name", split])
+            fold = dataclasses.replace(first, split=split, run_dir=str(folder), name=split)
             try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    status = train()
+                metrics = fold.train().metrics
             except InputError:
                 if not any(folder.iterdir()):
                     folder.rmdir()  # nothing in it was trained
                 raise
-            if status:
-                return status
-            metrics = Run.open(folder / split).metrics()
+            if metrics is None:
+                print(f"interrupted in {split}; the folds that were done are in {folder}", file=sys.stderr)
+                return 130
             figures = {name: metrics["test"][name] for name in FIGURES}
             rows.append({"fold": split, **figures, "epochs": metrics["epochs"], "seconds": metrics["fit_seconds"]})
         columns = {name: [row[name] for row in rows] for name in FIGURES}
@@ -80,9 +79,7 @@ def parse_cv(arguments: list[str]) -> Callable[[], int]:
         if any(one.partition("=")[0] == option for one in rest):
             raise InputError(f"{option} has no place in cross-validation, whose folds are the test parts; leave it out")
     splits = _range(own["--split"]) if "--split" in own else _folds(own.get("--folds", "5"))
-    verb = CrossValidate(tuple(splits), tuple(rest))
-    parse_train([*rest, "--split", splits[0]])  # what is wrong with the options is said before anything is done
-    return verb
+    return CrossValidate(tuple(splits), parse_train([*rest, "--split", splits[0]]))
 
 
 def _taken(arguments: Iterable[str], options: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
-import io
 import json
 import tempfile
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -19,7 +16,6 @@ from mfrec.cli import report
 from mfrec.cli.options import Switch
 from mfrec.cli.train_arguments import parse_train
 from mfrec.datasets import Dataset, load
-from mfrec.runs import Run
 from mfrec.solvers import SOLVERS
 
 
@@ -79,9 +75,9 @@ class Solvers:
 
     def _measured(self, solver: str) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
-            with contextlib.redirect_stdout(io.StringIO()):
-                parse_train([solver, "--run-dir", folder, "--name", "run"])()
-            metrics = Run.open(Path(folder) / "run").metrics()
+            metrics = parse_train([solver, "--run-dir", folder, "--log-every", "0"]).train().metrics
+        if metrics is None:
+            raise KeyboardInterrupt
         return {"RMSE": metrics["test"]["rmse"], "seconds": metrics["fit_seconds"]}
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import tyro
@@ -106,18 +106,30 @@ class Train:
     """Epochs between points of the training part's curves; those of the validation part have all.  0 writes no curves,
     and nothing else for TensorBoard."""
     command: Annotated[str, tyro.conf.Suppress, tyro.conf.Fixed] = ""
+    # Part of a study: the test part stays untouched, and pictures are left to the model that is chosen.
+    trial: Annotated[bool, tyro.conf.Suppress, tyro.conf.Fixed] = False
 
     solver: ClassVar[str]
 
     def __call__(self) -> int:
-        if self.rank < 1:
-            raise InputError(f"rank {self.rank} leaves no factors to train; give 1 or more, such as 64")
-        for option in ("epochs", "patience"):
-            if getattr(self, option) < 1:
-                raise InputError(f"{option} {getattr(self, option)} leaves nothing to do; give 1 or more")
-        if self.log_every < 0:
-            raise InputError(f"log_every {self.log_every} is no number of epochs; give 1 or more, or 0 for no curves")
-        seeded(self.seed)  # refused before anything is read
+        outcome = self.train()
+        run, progress = outcome.run, outcome.progress
+        if outcome.metrics is None:
+            print(f"saved after epoch {progress.epoch}; go on with: mfrec train --resume {run.path}", file=sys.stderr)
+            return 130
+        self.show(outcome)
+        return 0
+
+    def train(self, watch: Callable[[Epoch], bool] = lambda news: False) -> Outcome:
+        """Train, or go on, and leave a run folder; prints nothing but progress.
+
+        Args:
+            watch: asked after every epoch; True ends the training there, and well.
+
+        Raises:
+            InputError: an option cannot be; no folder is left then.
+        """
+        self._check()
         device = pick_device(self.device)
         if self.resume is None:
             dataset = load(self.data, columns=self.columns, scale=self.rating_scale, duplicates=self.duplicates)
@@ -144,16 +156,23 @@ class Train:
                 run.remove_metrics()
             run.write_config({**run.config(), "epochs": self.epochs, "patience": self.patience})
         try:
-            progress, interrupted = self._fit(run, experiment, progress)
+            progress, interrupted = self._fit(run, experiment, progress, watch)
         except Diverged:
             if run.checkpoint()["progress"]["epoch"] == 0:
                 run.remove()  # nothing in it was trained
             raise
-        if interrupted:
-            print(f"saved after epoch {progress.epoch}; go on with: mfrec train --resume {run.path}", file=sys.stderr)
-            return 130
-        self._finish(run, experiment, progress)
-        return 0
+        return Outcome(run, experiment, progress, None if interrupted else self._finish(run, experiment, progress))
+
+    def _check(self) -> None:
+        """Refuse what cannot be before anything is read."""
+        if self.rank < 1:
+            raise InputError(f"rank {self.rank} leaves no factors to train; give 1 or more, such as 64")
+        for option in ("epochs", "patience"):
+            if getattr(self, option) < 1:
+                raise InputError(f"{option} {getattr(self, option)} leaves nothing to do; give 1 or more")
+        if self.log_every < 0:
+            raise InputError(f"log_every {self.log_every} is no number of epochs; give 1 or more, or 0 for no curves")
+        seeded(self.seed)
 
     def _part(self, dataset: Dataset) -> Tensor:
         """(n_ratings,) TRAIN, VALID or TEST."""
@@ -165,6 +184,8 @@ class Train:
 
     def _experiment(self, dataset: Dataset, part: Tensor, device: torch.device) -> Experiment:
         parts = split_parts(dataset.ratings.to(device), part)
+        if self.trial:
+            parts.pop("test", None)
         taken = [p.name for p in inspect.signature(make_solver).parameters.values() if p.kind is p.KEYWORD_ONLY]
         own = [knob.name for knob in knobs(self.solver)]
         options = {name: getattr(self, name) for name in [*taken, *own] if name != "generator"}
@@ -172,17 +193,22 @@ class Train:
         solver = make_solver(self.solver, dataset, parts["train"], generator=generator, **options)
         return Experiment(dataset, parts, solver)
 
-    def _fit(self, run: Run, experiment: Experiment, progress: Progress) -> tuple[Progress, bool]:
+    def _fit(
+        self, run: Run, experiment: Experiment, progress: Progress, watch: Callable[[Epoch], bool]
+    ) -> tuple[Progress, bool]:
         """The progress made, and whether it was interrupted before its end."""
+        ended = False
         solver, n_ratings = experiment.solver, len(experiment.parts["train"])
         with (
             self._writer(run, progress, solver) as writer,
-            finish_epoch_on_interrupt() as stop,
+            finish_epoch_on_interrupt() as interrupted,
             report.epoch_progress(self.solver, self.epochs, progress, n_ratings, quiet=self.json) as show,
         ):
 
             def on_epoch(news: Epoch) -> None:
+                nonlocal ended
                 show(news)
+                ended = watch(news)
                 if writer is not None and news.train is not None:
                     tensorboard.log_histograms(writer, solver.model, news.number)
 
@@ -196,11 +222,13 @@ class Train:
                 on_epoch=on_epoch,
                 save=run.write_checkpoint,
                 progress=progress,
-                stop=stop,
+                stop=lambda: ended or interrupted(),
             )
-            return progress, stop() and progress.epoch < self.epochs and not stalled(progress, self.patience)
+            ended = ended or progress.epoch >= self.epochs or stalled(progress, self.patience)
+            return progress, interrupted() and not ended
 
-    def _finish(self, run: Run, experiment: Experiment, progress: Progress) -> None:
+    def _finish(self, run: Run, experiment: Experiment, progress: Progress) -> dict[str, Any]:
+        """The final figures, written to the run and told to TensorBoard."""
         dataset, solver, model = experiment.dataset, experiment.solver, answer(experiment.solver)
         measured = evaluate_parts(model, solver.objective, experiment.parts)
         measured = with_coverage(measured, experiment.parts, model, posterior_of(solver))
@@ -224,13 +252,21 @@ class Train:
         if self.log_every:
             with contextlib.closing(tensorboard.open_writer(run.path, progress.epoch + 1)) as writer:
                 tensorboard.log_hparams(writer, run.config(), measured, progress.epoch)
-                self._log_pictures(run, experiment, writer, progress.epoch)
+                if not self.trial:
+                    self._log_pictures(run, experiment, writer, progress.epoch)
+        return metrics
+
+    def show(self, outcome: Outcome) -> None:
+        """Print how the model compares, and what it recommends; or its figures as JSON."""
+        run, experiment, progress, metrics = outcome
+        assert metrics is not None, "a training that was interrupted has nothing to show"
         if self.json:
             print(json.dumps({"run": str(run.path), **metrics}, indent=2))
             return
+        dataset, solver, model = experiment.dataset, experiment.solver, answer(experiment.solver)
         best = f", best after {progress.best_epoch}" if progress.best_model else ""
         print(f"{self.solver} on {dataset.name}: {progress.epoch} epochs{best}, {progress.seconds:.1f} s")
-        report.print_errors("test part", self._against_baselines(experiment, measured))
+        report.print_errors("test part", self._against_baselines(experiment, metrics["test"]))
         counts = experiment.parts["train"].user_counts
         middling = int(torch.argsort(counts, stable=True)[len(counts) // 2])
         recommended = recommended_items(dataset, model, middling, posterior=posterior_of(solver))
@@ -259,14 +295,14 @@ class Train:
         tensorboard.write_projection(run.path, experiment.dataset, model, train.item_counts)
 
     def _against_baselines(
-        self, experiment: Experiment, measured: dict[str, dict[str, float]]
+        self, experiment: Experiment, measured: dict[str, float] | None
     ) -> dict[str, dict[str, float]]:
         test, held_out = experiment.parts.get("test"), Objective(loss=experiment.solver.objective.loss)
-        if test is None:
+        if test is None or measured is None:
             return {}
         models = baselines(experiment.parts["train"], experiment.dataset.scale)
         found = {name: evaluate(model, test, held_out) for name, model in models.items()}
-        return {**found, f"{self.solver}, rank {self.rank}": measured["test"]}
+        return {**found, f"{self.solver}, rank {self.rank}": measured}
 
 
 class Experiment(NamedTuple):
@@ -275,6 +311,15 @@ class Experiment(NamedTuple):
     dataset: Dataset
     parts: dict[str, Ratings]
     solver: Solver
+
+
+class Outcome(NamedTuple):
+    """What a training came to; without metrics, it was interrupted and can go on."""
+
+    run: Run
+    experiment: Experiment
+    progress: Progress
+    metrics: dict[str, Any] | None
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from mfrec.solvers import DEFAULT, SOLVERS
 
 # Options of one call, which a resumption does not take over from the run; and what it may change besides without
 # leaving the path that the run was on.
-OF_THE_CALL = {"command", "device", "run_dir", "name", "config", "resume", "json"}
+OF_THE_CALL = {"command", "trial", "device", "run_dir", "name", "config", "resume", "json"}
 MAY_CHANGE = OF_THE_CALL | {"epochs", "patience", "log_every"}
 
 
