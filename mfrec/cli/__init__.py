@@ -15,11 +15,13 @@ from mfrec.cli.runs import Runs
 from mfrec.cli.show import Data, Solvers
 from mfrec.cli.train import Train
 from mfrec.cli.train_arguments import parse_train
+from mfrec.cli.tune import Tune, parse_tune
 from mfrec.errors import InputError, unknown
 
 VERBS: dict[str, Callable[..., Callable[[], int]]] = {
     "train": Train,
     "cv": CrossValidate,
+    "tune": Tune,
     "evaluate": Evaluate,
     "predict": Predict,
     "recommend": Recommend,
@@ -27,6 +29,12 @@ VERBS: dict[str, Callable[..., Callable[[], int]]] = {
     "runs": Runs,
     "data": Data,
     "solvers": Solvers,
+}
+# Of the verbs whose options are those of a solver's training, and more.
+PARSERS: dict[str, Callable[[list[str]], Callable[[], int]]] = {
+    "train": parse_train,
+    "cv": parse_cv,
+    "tune": parse_tune,
 }
 
 
@@ -65,10 +73,8 @@ def _verb(arguments: list[str]) -> Callable[[], int]:
         raise SystemExit(0)
     if name not in VERBS:
         raise unknown("command", name, VERBS)
-    if name == "train":
-        return parse_train(arguments[1:])
-    if name == "cv":
-        return parse_cv(arguments[1:])
+    if name in PARSERS:
+        return PARSERS[name](arguments[1:])
     verb: Callable[[], int] = parse(VERBS[name], f"mfrec {name}", arguments[1:])
     return verb
 

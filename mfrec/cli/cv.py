@@ -7,10 +7,11 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from mfrec.cli import report
+from mfrec.cli.options import taken
 from mfrec.cli.train import Train
 from mfrec.cli.train_arguments import parse_train
 from mfrec.errors import InputError
@@ -72,7 +73,7 @@ def parse_cv(arguments: list[str]) -> Callable[[], int]:
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE, end="")
         raise SystemExit(0)
-    rest, own = _taken(arguments, ("--folds", "--split"))
+    rest, own = taken("cv", arguments, "--folds", "--split")
     if len(own) == 2:
         raise InputError("--folds and --split are two ways to make folds; give one of them")
     for option in ("--test-fraction", "--resume"):
@@ -80,20 +81,6 @@ def parse_cv(arguments: list[str]) -> Callable[[], int]:
             raise InputError(f"{option} has no place in cross-validation, whose folds are the test parts; leave it out")
     splits = _range(own["--split"]) if "--split" in own else _folds(own.get("--folds", "5"))
     return CrossValidate(tuple(splits), parse_train([*rest, "--split", splits[0]]))
-
-
-def _taken(arguments: Iterable[str], options: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """The arguments without these options, and the value of each that was there."""
-    rest, own, left = [], {}, list(arguments)
-    while left:
-        flag, equals, value = left.pop(0).partition("=")
-        if flag not in options:
-            rest.append(flag + equals + value)
-        elif equals or left:
-            own[flag] = value if equals else left.pop(0)
-        else:
-            raise InputError(f"{flag} lacks its value; see mfrec cv --help")
-    return rest, own
 
 
 def _folds(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import inspect
 import io
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -75,6 +75,24 @@ def parse(kind: Any, prog: str, arguments: Sequence[str], **default: Any) -> Any
     text = re.sub(r"^[│|╭╰+].*?[─-]{3,}[╮╯+]?$|[│|]", " ", text, flags=re.MULTILINE)
     said = " ".join(re.split(r"[─-]{5,}|Got errors:", text.strip())[0].split()).rstrip(".")
     raise InputError(f"{said}; see {prog} --help")
+
+
+def taken(verb: str, arguments: Iterable[str], *options: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments without these options of a verb, and the value of each that was there.
+
+    Raises:
+        InputError: one has no value.
+    """
+    rest, own, left = [], {}, list(arguments)
+    while left:
+        flag, equals, value = left.pop(0).partition("=")
+        if flag not in options:
+            rest.append(flag + equals + value)
+        elif equals or left:
+            own[flag] = value if equals else left.pop(0)
+        else:
+            raise InputError(f"{flag} lacks its value; see mfrec {verb} --help")
+    return rest, own
 
 
 def seeded(seed: int) -> torch.Generator:

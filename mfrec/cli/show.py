@@ -56,7 +56,9 @@ class Solvers:
     def __call__(self) -> int:
         rows = []
         for name, kind in SOLVERS.items():
-            tuned, takes = (getattr(kind, attribute, ("?",)) for attribute in ("tuned", "takes"))
+            # The rank is everybody's to choose.
+            tuned = [option for option in getattr(kind, "space", ("?",)) if option != "rank"]
+            takes = getattr(kind, "takes", ("?",))
             row: dict[str, Any] = {
                 "solver": name,
                 "what it does": (inspect.getdoc(kind) or "").splitlines()[0].rstrip("."),

@@ -129,7 +129,7 @@ class Train:
         Raises:
             InputError: an option cannot be; no folder is left then.
         """
-        self._check()
+        self.check()
         device = pick_device(self.device)
         if self.resume is None:
             dataset = load(self.data, columns=self.columns, scale=self.rating_scale, duplicates=self.duplicates)
@@ -163,8 +163,12 @@ class Train:
             raise
         return Outcome(run, experiment, progress, None if interrupted else self._finish(run, experiment, progress))
 
-    def _check(self) -> None:
-        """Refuse what cannot be before anything is read."""
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is read.
+
+        Raises:
+            InputError: an option is out of its range.
+        """
         if self.rank < 1:
             raise InputError(f"rank {self.rank} leaves no factors to train; give 1 or more, such as 64")
         for option in ("epochs", "patience"):

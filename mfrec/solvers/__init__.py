@@ -24,8 +24,10 @@ class Solver(Protocol):
     """Constructed from these and, by keyword, its own knobs; changes the model in place.
 
     A solver that has a posterior offers it as the attribute `posterior`, and one that learns what others take as
-    options names these in `learned`.  What `mfrec solvers` tells of it is in `tuned`, the options worth tuning, and in
-    `takes`: which of "features", "non-negative" factors and other "losses" than the squared error it can do.
+    options names these in `learned`.  In `space` are the options worth tuning, its own and those of all solvers, and
+    where to search: {"lr": (0.005, 0.08, "log"), "rank": (16, 128, "log"), …}, from lowest to highest, evenly on a
+    "log" or "linear" scale, in whole numbers where both ends are.  `takes` says which of "features", "non-negative"
+    factors and other "losses" than the squared error it can do.
 
     Raises:
         InputError: a knob is out of its range, or the solver cannot do what the model or the objective asks of it.

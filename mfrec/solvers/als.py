@@ -43,7 +43,11 @@ class ALS:
             feature weights are to stay non-negative.
     """
 
-    tuned: ClassVar[tuple[str, ...]] = ("l2",)
+    space: ClassVar[dict[str, tuple[float, float, str]]] = {
+        "l2": (0.3, 4.0, "log"),
+        "relaxation": (0.2, 1.0, "linear"),
+        "rank": (8, 128, "log"),
+    }
     takes: ClassVar[tuple[str, ...]] = ("features", "non-negative")
     defaults: ClassVar[dict[str, Any]] = {"l2": 1.1, "epochs": 40, "patience": 5}
 

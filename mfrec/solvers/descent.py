@@ -46,7 +46,11 @@ class GradientDescent:
         [[2.0]]
     """
 
-    tuned: ClassVar[tuple[str, ...]] = ("lr", "l2")
+    space: ClassVar[dict[str, tuple[float, float, str]]] = {
+        "lr": (1e-4, 2e-3, "log"),
+        "l2": (1.0, 100.0, "log"),
+        "rank": (4, 64, "log"),
+    }
     takes: ClassVar[tuple[str, ...]] = ("features", "non-negative", "losses")
     defaults: ClassVar[dict[str, Any]] = {
         "rank": 10,
@@ -136,7 +140,12 @@ class SGD:
             or more.
     """
 
-    tuned: ClassVar[tuple[str, ...]] = ("lr", "lr_decay", "l2")
+    space: ClassVar[dict[str, tuple[float, float, str]]] = {
+        "lr": (0.005, 0.08, "log"),
+        "lr_decay": (0.0, 0.1, "linear"),
+        "l2": (0.3, 3.0, "log"),
+        "rank": (16, 128, "log"),
+    }
     takes: ClassVar[tuple[str, ...]] = ("features", "non-negative", "losses")
     defaults: ClassVar[dict[str, Any]] = {"rank": 128, "l2": 0.9, "patience": 5}
 
@@ -292,7 +301,11 @@ class Optim:
         InputError: torch has no such optimizer for dense gradients, or lr is not positive.
     """
 
-    tuned: ClassVar[tuple[str, ...]] = ("lr", "l2")
+    space: ClassVar[dict[str, tuple[float, float, str]]] = {
+        "lr": (1e-3, 0.1, "log"),
+        "l2": (0.1, 10.0, "log"),
+        "rank": (4, 128, "log"),
+    }
     takes: ClassVar[tuple[str, ...]] = ("features", "non-negative", "losses")
     defaults: ClassVar[dict[str, Any]] = {"epochs": 400, "patience": 40}
 

@@ -61,7 +61,7 @@ class Gibbs:
         InputError: a count is too small, the loss is not the squared error, or the model is non-negative.
     """
 
-    tuned: ClassVar[tuple[str, ...]] = ()
+    space: ClassVar[dict[str, tuple[float, float, str]]] = {"rank": (8, 64, "log")}
     takes: ClassVar[tuple[str, ...]] = ("features",)
     defaults: ClassVar[dict[str, Any]] = {"rank": 32, "epochs": 200, "valid_fraction": 0.0, "l2": 0.0, "log_every": 5}
     learned: ClassVar[tuple[str, ...]] = ("l2", "bias_l2", "scaling")

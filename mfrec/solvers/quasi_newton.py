@@ -41,7 +41,7 @@ class QuasiNewton:
         InputError: the method is unknown, iterations are below 1, or cg is to keep factors non-negative.
     """
 
-    tuned: ClassVar[tuple[str, ...]] = ("l2",)
+    space: ClassVar[dict[str, tuple[float, float, str]]] = {"l2": (0.1, 10.0, "log"), "rank": (4, 128, "log")}
     takes: ClassVar[tuple[str, ...]] = ("features", "non-negative", "losses")
     defaults: ClassVar[dict[str, Any]] = {"epochs": 60, "patience": 4}
 
