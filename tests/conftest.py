@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -159,6 +160,14 @@ def train(mfrec: Mfrec, tiny: Path) -> Train:
 def trained(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 4 epochs on the tiny data; read it only."""
     return train(tmp_path_factory.mktemp("runs"), "trained")
+
+
+@pytest.fixture(scope="session")
+def workshop() -> Any:
+    """Processes that start in no time, for torch has been imported for them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mfrec.cli", "optuna", "sqlalchemy.dialects.sqlite"])
+    return context
 
 
 def write_csv(path: Path, rows: list[tuple[object, ...]]) -> Path:

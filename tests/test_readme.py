@@ -52,6 +52,7 @@ def test_its_flags_exist():
     flags = {f"--{f.replace('_', '-')}" for kind in cli.VERBS.values() for f in kind.__dataclass_fields__}
     flags |= {f"--{knob.name.replace('_', '-')}" for name in SOLVERS for knob in knobs(name)}
     flags |= {flag.replace("--", "--no-") for flag in flags}
-    # Of other programs, and of `mfrec cv`, whose options are mostly those of training.
-    others = {"--help", "--logdir", "--inplace", "--seeds", "--tables", "--shared", "--device", "--full", "--folds"}
+    # Of other programs, and of `mfrec cv` and `mfrec tune`, whose options are mostly those of training.
+    others = {"--help", "--logdir", "--inplace", "--seeds", "--tables", "--shared", "--device", "--full"}
+    others |= {"--folds", "--trials", "--timeout"}
     assert shown <= flags | others

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import importlib
 import json
-import multiprocessing
 import os
 import pty
 import random
@@ -16,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -260,14 +259,6 @@ def assert_goes_on_to_the_same_bits(run: Path, train: Train, mfrec: Mfrec) -> No
     said = mfrec("train", "--resume", run, "--epochs", epochs)
     assert said.status == 0, said.err
     assert_same_runs(run, train(run.parent, "whole", epochs=epochs))
-
-
-@pytest.fixture(scope="module")
-def workshop() -> Iterator[Any]:
-    """Processes that start in no time, for torch has been imported for them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mfrec.cli"])
-    return context
 
 
 def train_saving_every_epoch(arguments: list[str]) -> None:
