@@ -207,7 +207,7 @@ class Tune:
         table = trials_of(study)
         refit = folder / f"best-trial-{best.number}"
         if self.base.json:
-            told = {"study": str(folder), "trials": table.to_dict("records")}
+            told: dict[str, Any] = {"study": str(folder), "trials": table.to_dict("records")}
             told |= {"best": best.params, "valid_rmse": best.value, "run": str(refit), "test": metrics["test"]}
             print(json.dumps(told, indent=2))
             return
