@@ -556,6 +556,9 @@ def test_a_new_row_of_losses_is_a_loss_to_train_evaluate_and_go_on_with(
     assert Run.open(run).metrics()["train"] != Run.open(trained).metrics()["train"]
     assert mfrec("train", "--resume", run, "--epochs", 5).status == 0
     assert mfrec("evaluate", run).status == 0
+    pairs = write_csv(tmp_path / "pairs.csv", [HEADER[:2], (1, 7), (999, 7)])
+    assert mfrec("predict", run, pairs, "--output", tmp_path / "predicted.csv").status == 0
+    assert_refused(mfrec("recommend", run, "--rate", "Seven Samurai (1954)=5"), "least squares, not other losses")
     monkeypatch.delitem(LOSSES, "absolute")
     assert_refused(mfrec("evaluate", run), f"loss of {run}", "absolute", "squared")
 

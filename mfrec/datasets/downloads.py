@@ -7,7 +7,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pooch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -41,6 +40,8 @@ def zip_of(name: str, cache: str | Path | None = None, base_url: str = GROUPLENS
     md5 = NAMED[name]
     if md5 is None:
         return Path(__file__).parents[1] / "data" / f"{name}.zip"
+    import pooch  # which warns in notebooks that lack widgets, and which the embedded data do not need
+
     folder = Path(cache or os.environ.get("MFREC_CACHE") or pooch.os_cache("mfrec")).expanduser()
     path = folder / f"{name}.zip"
     if not path.is_file() or _md5(path) != md5:
@@ -49,11 +50,15 @@ def zip_of(name: str, cache: str | Path | None = None, base_url: str = GROUPLENS
 
 
 def _md5(path: Path) -> str:
+    import pooch
+
     return str(pooch.file_hash(str(path), alg="md5"))
 
 
 def _download(url: str, path: Path, md5: str) -> None:
     """Into a temporary file beside path, which takes its place only once its checksum is right."""
+    import pooch
+
     way_out = "--data PATH takes a file, folder or zip instead"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

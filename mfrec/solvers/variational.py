@@ -56,7 +56,7 @@ class VariationalBayes:
 
     space: ClassVar[dict[str, tuple[float, float, str]]] = {"rank": (4, 32, "log")}
     takes: ClassVar[tuple[str, ...]] = ()
-    defaults: ClassVar[dict[str, Any]] = {"rank": 14, "epochs": 16, "valid_fraction": 0.0, "l2": 0.0, "log_every": 5}
+    defaults: ClassVar[dict[str, Any]] = {"rank": 14, "epochs": 16, "valid_fraction": 0.0, "l2": 0.0, "log_every": 8}
     learned: ClassVar[tuple[str, ...]] = ("l2", "bias_l2", "scaling")
 
     def __init__(
