@@ -3,8 +3,8 @@
     python benchmarks/tensorboard_cost.py                      the embedded data
     python benchmarks/tensorboard_cost.py --data path/to/ml-1m
 
-Rounds are interleaved, and of each way the fastest counts: what TensorBoard takes is less than what two trainings of the
-same kind differ by on a machine that others use too.
+Rounds are interleaved, and of each way the fastest counts: what TensorBoard takes is less than what two trainings of
+the same kind differ by on a machine that others use too.
 """
 
 from __future__ import annotations

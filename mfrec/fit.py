@@ -94,7 +94,7 @@ def fit(
         on_epoch: called after every epoch, and once before the first with number 0.
         save: takes a checkpoint: {"model", "solver", "progress"}; called at the start, every few seconds, at the end.
         progress: where an earlier fit got to, for a model and a solver that were restored with it.
-        stop: asked after every epoch; True ends the fit there, ready to be resumed.
+        stop: asked before every epoch; True ends the fit there, ready to be resumed.
 
     Raises:
         Diverged: the cost is not finite, or exploded.  What was saved before stays as it is.
@@ -141,7 +141,7 @@ def fit(
     if progress.epoch == 0:
         look({})
         save_now()
-    while progress.epoch < epochs and not stalled(progress, patience):
+    while progress.epoch < epochs and not stalled(progress, patience) and not stop():
         started = time.perf_counter()
         values = solver.epoch()
         progress.seconds += time.perf_counter() - started
@@ -155,8 +155,6 @@ def fit(
                 # What has diverged is not to replace what was saved.
                 _check_cost(_measure(solver, {"train": train}), news, progress, ceilings)
             save_now()
-        if stop():
-            break
     save_now()
     if progress.best_model:
         model.load_state_dict(progress.best_model)

@@ -27,7 +27,10 @@ from mfrec.solvers import DEFAULT, SOLVERS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--rank", 3, "--epochs", 2, "--log-every", 0)
-COMMANDS = [*(("train", solver) for solver in SOLVERS), *((verb,) for verb in VERBS if verb not in ("train", "cv"))]
+COMMANDS = [
+    *(("train", solver) for solver in SOLVERS),
+    *((verb,) for verb in VERBS if verb not in ("train", "cv", "tune")),
+]
 HEADER = ("userId", "movieId", "rating")
 
 

@@ -138,7 +138,7 @@ def test_a_stop_asked_for_ends_the_fit_after_the_epoch_under_way_and_saves(
     model: MatrixFactorization, ratings: Ratings
 ) -> None:
     saved: list[dict[str, Any]] = []
-    asked = iter([False, True])
+    asked = iter([False, False, True])
     progress = scripted_fit(model, ratings, [0.9, 0.8, 0.7], stop=lambda: next(asked), save=saved.append)
     assert progress.epoch == saved[-1]["progress"]["epoch"] == saved[-1]["solver"]["epochs"] == 2
 

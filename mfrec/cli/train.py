@@ -120,11 +120,14 @@ class Train:
         self.show(outcome)
         return 0
 
-    def train(self, watch: Callable[[Epoch], bool] = lambda news: False) -> Outcome:
+    def train(
+        self, on_epoch: Callable[[Epoch], object] = lambda news: None, stop: Callable[[], bool] = lambda: False
+    ) -> Outcome:
         """Train, or go on, and leave a run folder; prints nothing but progress.
 
         Args:
-            watch: asked after every epoch; True ends the training there, and well.
+            on_epoch: called after every epoch, and once before the first with number 0.
+            stop: asked before every epoch; True ends the training there, and well.
 
         Raises:
             InputError: an option cannot be; no folder is left then.
@@ -156,7 +159,7 @@ class Train:
                 run.remove_metrics()
             run.write_config({**run.config(), "epochs": self.epochs, "patience": self.patience})
         try:
-            progress, interrupted = self._fit(run, experiment, progress, watch)
+            progress, interrupted = self._fit(run, experiment, progress, on_epoch, stop)
         except Diverged:
             if run.checkpoint()["progress"]["epoch"] == 0:
                 run.remove()  # nothing in it was trained
@@ -198,10 +201,14 @@ class Train:
         return Experiment(dataset, parts, solver)
 
     def _fit(
-        self, run: Run, experiment: Experiment, progress: Progress, watch: Callable[[Epoch], bool]
+        self,
+        run: Run,
+        experiment: Experiment,
+        progress: Progress,
+        on_epoch: Callable[[Epoch], object],
+        stop: Callable[[], bool],
     ) -> tuple[Progress, bool]:
         """The progress made, and whether it was interrupted before its end."""
-        ended = False
         solver, n_ratings = experiment.solver, len(experiment.parts["train"])
         with (
             self._writer(run, progress, solver) as writer,
@@ -209,10 +216,9 @@ class Train:
             report.epoch_progress(self.solver, self.epochs, progress, n_ratings, quiet=self.json) as show,
         ):
 
-            def on_epoch(news: Epoch) -> None:
-                nonlocal ended
+            def tell(news: Epoch) -> None:
                 show(news)
-                ended = watch(news)
+                on_epoch(news)
                 if writer is not None and news.train is not None:
                     tensorboard.log_histograms(writer, solver.model, news.number)
 
@@ -223,12 +229,12 @@ class Train:
                 patience=self.patience,
                 log_every=self.log_every or self.epochs,
                 log=None if writer is None else writer.add_scalar,
-                on_epoch=on_epoch,
+                on_epoch=tell,
                 save=run.write_checkpoint,
                 progress=progress,
-                stop=lambda: ended or interrupted(),
+                stop=lambda: stop() or interrupted(),
             )
-            ended = ended or progress.epoch >= self.epochs or stalled(progress, self.patience)
+            ended = stop() or progress.epoch >= self.epochs or stalled(progress, self.patience)
             return progress, interrupted() and not ended
 
     def _finish(self, run: Run, experiment: Experiment, progress: Progress) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
@@ -88,6 +89,7 @@ class Tune:
             study = _open(folder, create=True)
             study.enqueue_trial({name: getattr(base, name) for name in self._space()})
             study.set_user_attr("arguments", list(self.arguments))
+            # The last word: a study without it was killed here, and has nothing to go on with.
             study.set_user_attr("trials", TRIALS if self.trials is None else self.trials)
         return folder
 
@@ -97,7 +99,7 @@ class Tune:
             study.set_user_attr("trials", self.trials)
         while True:
             more = time.monotonic() - started < self.timeout
-            with _claimed(study, folder, self.base.seed, more) as trial:
+            with _claimed(study, folder, more) as trial:
                 if trial is None:
                     break
                 if not self._try(study, trial, folder):
@@ -117,7 +119,11 @@ class Tune:
 
         options: dict[str, Any] = {}
         path = folder / f"trial-{trial.number}"
-        for name, (low, high, scale) in self._space().items():
+        for index, (name, (low, high, scale)) in enumerate(self._space().items()):
+            # A generator for each option of each trial: what a killed process had drawn of a trial is in the study, and
+            # the rest is drawn as it would have been.  Two processes do not try the same.
+            entropy = np.random.SeedSequence([self.base.seed, trial.number, index])
+            study.sampler = optuna.samplers.TPESampler(seed=int(entropy.generate_state(1)[0]))
             if isinstance(low, int) and isinstance(high, int):
                 options[name] = trial.suggest_int(name, low, high, log=scale == "log")
             else:
@@ -126,20 +132,25 @@ class Tune:
             self.base, **options, run_dir=str(folder), name=path.name, trial=True, resume=_resumable(path)
         )
         reported = study.trials[trial.number].last_step or 0
+        # Decided before its epoch is in a checkpoint, so that a process that comes after a kill decides it again, or
+        # finds it here.
+        pruned = trial.user_attrs.get("pruned", False)
 
-        def watch(news: Epoch) -> bool:
+        def on_epoch(news: Epoch) -> None:
+            nonlocal pruned
             if news.valid is None or news.number % REPORT_EPOCHS or news.number < max(reported, 1):
-                return False
+                return
             if news.number > reported:
                 trial.report(news.valid["rmse"], news.number)
-            pruned = bool(trial.should_prune())
-            if pruned:
+            if trial.should_prune():
                 trial.set_user_attr("pruned", True)
-            return pruned
+                pruned = True
 
         run = Run(path)
         try:
-            metrics = run.metrics() if train.resume and run.has_metrics() else train.train(watch).metrics
+            metrics = (
+                run.metrics() if train.resume and run.has_metrics() else train.train(on_epoch, lambda: pruned).metrics
+            )
         except Diverged as error:
             print(f"trial {trial.number} diverged: {error}", file=sys.stderr)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -150,7 +161,6 @@ class Tune:
         for name, value in {"epochs": progress["epoch"], "best_epoch": progress["best_epoch"]}.items():
             trial.set_user_attr(name, value)
         trial.set_user_attr("seconds", metrics["fit_seconds"])
-        pruned = trial.user_attrs.get("pruned", False)
         value = metrics["valid"]["rmse"]
         if pruned:
             # A pruned trial's value is the last that it reported.
@@ -277,7 +287,10 @@ def parse_tune(arguments: list[str]) -> Callable[[], int]:
             raise InputError(f"{rest[0]} has no place in a study that goes on, whose options are what they were")
         folder = Path(own["--resume"])
         with _quiet_optuna():
-            rest = list(_open(folder).user_attrs["arguments"])
+            study = _open(folder).user_attrs
+        if "trials" not in study:
+            raise InputError(f"{folder} was stopped before its first trial; remove it, and start a new study")
+        rest = list(study["arguments"])
     base = parse_train(rest)
     if not any(one.startswith("--valid-fraction") for one in rest) and not base.valid_fraction:
         base = dataclasses.replace(base, valid_fraction=None)  # what needs none to stop is judged by one all the same
@@ -355,11 +368,10 @@ def _open(folder: Path, *, create: bool = False) -> optuna.Study:
 
 
 @contextlib.contextmanager
-def _claimed(study: optuna.Study, folder: Path, seed: int, more: bool) -> Iterator[optuna.Trial | None]:
+def _claimed(study: optuna.Study, folder: Path, more: bool) -> Iterator[optuna.Trial | None]:
     """A trial that is this process's alone for as long: one that a killed process left, or else a new one; or None.
 
     Args:
-        seed: of the study.
         more: whether new ones may be started.
     """
     import optuna
@@ -375,9 +387,6 @@ def _claimed(study: optuna.Study, folder: Path, seed: int, more: bool) -> Iterat
                     break
             begun = [one for one in study.get_trials(deepcopy=False) if one.state != optuna.trial.TrialState.WAITING]
             if trial is None and more and len(begun) < study.user_attrs["trials"]:
-                # Each trial has a sampler of its own, so that going on is what never stopping would have been, and
-                # two processes do not try the same.
-                study.sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + len(begun)) % 2**32)
                 trial = study.ask()
                 stack.enter_context(FileLock(_lock(folder, trial.number), timeout=0))
         yield trial
