@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -150,13 +151,41 @@ def test_a_trial_that_diverges_is_left_out_and_the_study_goes_on(
 # Kills and company.
 
 
-def tune_saving_every_epoch(arguments: list[str]) -> None:
+def tune_saving_every_epoch(arguments: list[str], calls: tuple[str, ...] = ()) -> None:
+    """`mfrec tune`, in a process that is killed when these calls were made, in this order."""
     from mfrec.cli import main
 
     torch.set_num_threads(1)
-    importlib.import_module("mfrec.fit").SAVE_SECONDS = 0.0
+    fit = importlib.import_module("mfrec.fit")
+    fit.SAVE_SECONDS = fit.SAVE_SHARE = 0.0
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    awaited = list(calls)
+    for call in set(calls):
+        kill_after(call, awaited)
     sys.exit(main(arguments))
+
+
+def kill_after(call: str, awaited: list[str]) -> None:
+    """Strike `call` from the head of `awaited` when it was made; kill this process when none is left.
+
+    Args:
+        call: as in "optuna:Study.ask", or "optuna:Trial.set_user_attr pruned" where "pruned" is to be an argument.
+    """
+    path, _, argument = call.partition(" ")
+    module, _, attributes = path.partition(":")
+    *owners, name = attributes.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    function = getattr(owner, name)
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        answer = function(*arguments, **options)
+        if awaited[0] == call and (not argument or argument in arguments):
+            awaited.pop(0)
+            if not awaited:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    setattr(owner, name, watched)
 
 
 SGD = ("sgd", "--blocks", "2", "2", "--epochs", "40", "--patience", "100", "--log-every", "0", "--trials", "8")
@@ -164,7 +193,57 @@ SGD = ("sgd", "--blocks", "2", "2", "--epochs", "40", "--patience", "100", "--lo
 
 @pytest.fixture(scope="module")
 def never_stopped(mfrec: Mfrec, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return study(mfrec, *SGD, "--data", tiny, "--run-dir", tmp_path_factory.mktemp("runs"))
+    found = study(mfrec, *SGD, "--data", tiny, "--run-dir", tmp_path_factory.mktemp("runs"))
+    assert {trial["state"] for trial in found["trials"]} == {"done", "pruned"}, "nothing for kills to get wrong"
+    return found
+
+
+ASK, TELL, SUGGEST = "optuna:Study.ask", "optuna:Study.tell", "optuna:Trial.suggest_float"
+PRUNE, CHECKPOINT = "optuna:Trial.set_user_attr pruned", "mfrec.runs:Run.write_checkpoint"
+METRICS = "mfrec.runs:Run.write_metrics"
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        pytest.param([ASK], id="the first trial was asked for"),
+        pytest.param([ASK] * 7, id="another was, without its options"),
+        pytest.param([ASK] * 7 + [SUGGEST], id="it has the first of its options"),
+        pytest.param([ASK] * 3 + ["mfrec.runs:Run.write_config"], id="its folder was made"),
+        pytest.param([ASK] * 3 + [CHECKPOINT, "os:fsync"], id="half of a checkpoint was written"),
+        pytest.param([ASK] * 7 + ["optuna:Trial.report"] * 2, id="the epoch was reported"),
+        pytest.param([PRUNE], id="it was pruned"),
+        pytest.param([PRUNE, CHECKPOINT], id="its last checkpoint was written"),
+        pytest.param([PRUNE, METRICS], id="its metrics were"),
+        pytest.param([PRUNE, TELL], id="it was told"),
+        pytest.param([TELL] * 8 + [CHECKPOINT], id="the best is being trained"),
+        pytest.param([TELL] * 8 + [METRICS], id="the best was trained"),
+    ],
+)
+def test_a_study_killed_after(
+    calls: list[str], never_stopped: dict[str, Any], workshop: Any, mfrec: Mfrec, tiny: Path, tmp_path: Path
+) -> None:
+    arguments = ["tune", *SGD, "--data", str(tiny), "--run-dir", str(tmp_path), "--name", "study"]
+    working = workshop.Process(target=tune_saving_every_epoch, args=(arguments, tuple(calls)))
+    working.start()
+    working.join(PATIENCE_SECONDS)
+    assert working.exitcode == -signal.SIGKILL
+    assert without_seconds(study(mfrec, "--resume", tmp_path / "study")) == without_seconds(never_stopped)
+
+
+def test_a_study_killed_while_it_was_made_says_to_start_another(
+    workshop: Any, mfrec: Mfrec, tiny: Path, tmp_path: Path
+) -> None:
+    arguments = ["tune", *SGD, "--data", str(tiny), "--run-dir", str(tmp_path), "--name", "study"]
+    calls = ("optuna:Study.set_user_attr arguments",)
+    working = workshop.Process(target=tune_saving_every_epoch, args=(arguments, calls))
+    working.start()
+    working.join(PATIENCE_SECONDS)
+    assert working.exitcode == -signal.SIGKILL
+    said = mfrec("tune", "--resume", tmp_path / "study")
+    assert (said.status, said.out) == (2, "")
+    assert said.err.count("\n") == 1
+    assert "before its first trial" in said.err
 
 
 def test_a_study_killed_twenty_times_goes_on_and_loses_nothing(

@@ -131,26 +131,27 @@ class Tune:
         train = dataclasses.replace(
             self.base, **options, run_dir=str(folder), name=path.name, trial=True, resume=_resumable(path)
         )
+        run = Run(path)
+        reached = run.checkpoint()["progress"]["epoch"] if train.resume else 0
         reported = study.trials[trial.number].last_step or 0
-        # Decided before its epoch is in a checkpoint, so that a process that comes after a kill decides it again, or
-        # finds it here.
-        pruned = trial.user_attrs.get("pruned", False)
+        # The epoch it is pruned after, noted before that epoch is in a checkpoint: a process that comes after a kill
+        # finds it here, or decides it again.
+        pruned_after: float = trial.user_attrs.get("pruned", math.inf)
 
         def on_epoch(news: Epoch) -> None:
-            nonlocal pruned
-            if news.valid is None or news.number % REPORT_EPOCHS or news.number < max(reported, 1):
+            nonlocal reached, pruned_after
+            reached = news.number
+            if news.valid is None or reached % REPORT_EPOCHS or reached < max(reported, 1):
                 return
-            if news.number > reported:
-                trial.report(news.valid["rmse"], news.number)
+            if reached > reported:
+                trial.report(news.valid["rmse"], reached)
             if trial.should_prune():
-                trial.set_user_attr("pruned", True)
-                pruned = True
+                trial.set_user_attr("pruned", reached)
+                pruned_after = reached
 
-        run = Run(path)
         try:
-            metrics = (
-                run.metrics() if train.resume and run.has_metrics() else train.train(on_epoch, lambda: pruned).metrics
-            )
+            has_ended = train.resume is not None and run.has_metrics()
+            metrics = run.metrics() if has_ended else train.train(on_epoch, lambda: reached >= pruned_after).metrics
         except Diverged as error:
             print(f"trial {trial.number} diverged: {error}", file=sys.stderr)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -161,7 +162,7 @@ class Tune:
         for name, value in {"epochs": progress["epoch"], "best_epoch": progress["best_epoch"]}.items():
             trial.set_user_attr(name, value)
         trial.set_user_attr("seconds", metrics["fit_seconds"])
-        value = metrics["valid"]["rmse"]
+        value, pruned = metrics["valid"]["rmse"], reached >= pruned_after
         if pruned:
             # A pruned trial's value is the last that it reported.
             trial.set_user_attr("rmse", value)
@@ -239,7 +240,7 @@ def trials_of(study: optuna.Study) -> pd.DataFrame:
     rows = [
         {
             "trial": trial.number,
-            "state": "pruned" if trial.user_attrs.get("pruned") else "done",
+            "state": "pruned" if "pruned" in trial.user_attrs else "done",
             "valid RMSE": trial.user_attrs.get("rmse", trial.value),
             **trial.params,
             "epochs": trial.user_attrs["epochs"],
