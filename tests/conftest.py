@@ -6,9 +6,14 @@ import contextlib
 import csv
 import io
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# Everything here is small, and a process a core runs it: a second thread would cost far more than it brings.  Numpy
+# reads this when it is imported; the workers, and the notebooks' kernels, inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -17,8 +22,6 @@ from hypothesis import settings
 from mfrec.features import Features
 from mfrec.ratings import Ratings
 
-# Everything here is small: a second thread costs more than it brings.
-torch.set_num_threads(1)
 # How long an example takes says nothing here: the first call of torch takes a second.
 settings.register_profile("mfrec", deadline=None)
 settings.load_profile("mfrec")

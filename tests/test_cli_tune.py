@@ -155,7 +155,6 @@ def tune_saving_every_epoch(arguments: list[str], calls: tuple[str, ...] = ()) -
     """`mfrec tune`, in a process that is killed when these calls were made, in this order."""
     from mfrec.cli import main
 
-    torch.set_num_threads(1)
     fit = importlib.import_module("mfrec.fit")
     fit.SAVE_SECONDS = fit.SAVE_SHARE = 0.0
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
