@@ -23,9 +23,9 @@ import peers
 import torch
 import tyro
 
-from mfrec import datasets
-from mfrec.baselines import biases_only
-from mfrec.metrics import rmse
+from mfrec.data import loading as datasets
+from mfrec.evaluation.baselines import biases_only
+from mfrec.evaluation.metrics import rmse
 
 ROOT = Path(__file__).parents[1]
 POINT = ("sgd", "als", "optim", "quasi-newton", "gd")

@@ -21,16 +21,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mfrec import datasets
-from mfrec.datasets import Dataset
-from mfrec.experiment import make_solver
-from mfrec.features import implicit_features
-from mfrec.fit import answer, fit, posterior_of
-from mfrec.fold_in import fold_in_user
-from mfrec.metrics import rmse
-from mfrec.model import MatrixFactorization
-from mfrec.ratings import Ratings, per_user_split, random_split
-from mfrec.solvers import SOLVERS, Solver
+from mfrec.data import loading as datasets
+from mfrec.data.dataset import Dataset
+from mfrec.data.ratings import Ratings, per_user_split, random_split
+from mfrec.evaluation.metrics import rmse
+from mfrec.experiments.loop import answer, fit, posterior_of
+from mfrec.experiments.training import make_solver
+from mfrec.inference.fold_in import fold_in_user
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.features import implicit_features
+from mfrec.solvers.base import SOLVERS, Solver
 
 # What each is trained with beside its defaults.
 WAYS: dict[str, dict[str, Any]] = {

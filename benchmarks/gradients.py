@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from mfrec.datasets import synthetic
-from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective, naive_cost_and_gradients
-from mfrec.ratings import Ratings
+from mfrec.data.loading import synthetic
+from mfrec.data.ratings import Ratings
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.objective import Objective, naive_cost_and_gradients
 
 L2 = 1.5
 Evaluation = Callable[[], tuple[Tensor, Tensor, Tensor]]

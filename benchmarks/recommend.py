@@ -37,8 +37,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mfrec.model import MatrixFactorization
-from mfrec.top_n import SCORES, top_n_blocks
+from mfrec.inference.top_k import SCORES, top_n_blocks
+from mfrec.model.factorization import MatrixFactorization
 
 MEAN = 3.5
 Array = npt.NDArray[Any]

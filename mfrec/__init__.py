@@ -8,7 +8,7 @@
     trained = mfrec.load("runs/ml-latest-small-sgd-1")    # what `mfrec train` left
     trained.fold_in_users({"Toy Story (1995)": 5, "Fargo (1996)": 4}).recommend(n=10)
 
-The parts they are made of are in `mfrec.datasets`, `mfrec.model`, `mfrec.objective`, `mfrec.solvers` and `mfrec.fit`.
+The parts they are made of are in `mfrec.data`, `mfrec.model`, `mfrec.solvers` and `mfrec.experiments`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from mfrec.estimator import Recommender
-    from mfrec.trained import Trained
+    from mfrec.inference.trained_model import Trained
 
 __all__ = ["Recommender", "load"]
 
@@ -31,7 +31,7 @@ def load(run: str | Path, device: torch.device | str = "cpu") -> Trained:
     Raises:
         InputError: it is no run folder, is of another version, or something in it is damaged.
     """
-    from mfrec.runs import Run
+    from mfrec.experiments.run import Run
 
     return Run.open(run).trained(device)
 

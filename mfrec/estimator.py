@@ -13,16 +13,16 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from mfrec.datasets import Dataset
-from mfrec.datasets.ids import Id
-from mfrec.datasets.tables import Scale
+from mfrec.data.dataset import Dataset
+from mfrec.data.ids import Id
+from mfrec.data.parsing import Scale
+from mfrec.data.ratings import Ratings, random_split
 from mfrec.errors import InputError, unknown
-from mfrec.experiment import TRAIN, VALID, make_solver
-from mfrec.fit import answer, fit, posterior_of
-from mfrec.metrics import rmse
-from mfrec.ratings import Ratings, random_split
-from mfrec.solvers import DEFAULT, SOLVERS
-from mfrec.trained import Trained
+from mfrec.evaluation.metrics import rmse
+from mfrec.experiments.loop import answer, fit, posterior_of
+from mfrec.experiments.training import TRAIN, VALID, make_solver
+from mfrec.inference.trained_model import Trained
+from mfrec.solvers.base import DEFAULT, SOLVERS
 
 # What `make_solver` takes beside the solver's own knobs.
 MODEL_OPTIONS = {

@@ -20,7 +20,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mfrec.ratings import Pattern
+from mfrec.data.ratings import Pattern
 
 logger = logging.getLogger("mfrec.sparse")
 

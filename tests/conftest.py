@@ -19,8 +19,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from mfrec.features import Features
-from mfrec.ratings import Ratings
+from mfrec.data.ratings import Ratings
+from mfrec.model.features import Features
 
 # How long an example takes says nothing here: the first call of torch takes a second.
 settings.register_profile("mfrec", deadline=None)

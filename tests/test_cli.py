@@ -21,9 +21,9 @@ import torch
 from conftest import Mfrec, Said, Train, write_csv
 
 from mfrec.cli import VERBS
-from mfrec.objective import LOSSES
-from mfrec.runs import Run
-from mfrec.solvers import DEFAULT, SOLVERS
+from mfrec.experiments.run import Run
+from mfrec.model.objective import LOSSES
+from mfrec.solvers.base import DEFAULT, SOLVERS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--rank", 3, "--epochs", 2, "--log-every", 0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import Mfrec, Train
 
-from mfrec.runs import Run
+from mfrec.experiments.run import Run
 
 
 def weights(run: Path) -> torch.Tensor:

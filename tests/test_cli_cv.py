@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import Mfrec
 
-from mfrec.experiment import TEST
-from mfrec.runs import Run
+from mfrec.experiments.run import Run
+from mfrec.experiments.training import TEST
 
 FAST = ("--rank", 2, "--epochs", 2)
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import Mfrec, Train
 
-from mfrec.solvers import SOLVERS
+from mfrec.solvers.base import SOLVERS
 
 
 @pytest.fixture(scope="module")

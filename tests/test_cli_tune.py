@@ -18,9 +18,9 @@ import torch
 from conftest import Mfrec
 
 from mfrec.cli.tune import space_of
-from mfrec.experiment import PARTS, TEST
-from mfrec.runs import Run
-from mfrec.solvers import SOLVERS
+from mfrec.experiments.run import Run
+from mfrec.experiments.training import PARTS, TEST
+from mfrec.solvers.base import SOLVERS
 
 FAST = ("--epochs", 15, "--patience", 100, "--log-every", 0)
 PATIENCE_SECONDS = 60.0
@@ -155,7 +155,7 @@ def tune_saving_every_epoch(arguments: list[str], calls: tuple[str, ...] = ()) -
     """`mfrec tune`, in a process that is killed when these calls were made, in this order."""
     from mfrec.cli import main
 
-    fit = importlib.import_module("mfrec.fit")
+    fit = importlib.import_module("mfrec.experiments.loop")
     fit.SAVE_SECONDS = fit.SAVE_SHARE = 0.0
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     awaited = list(calls)
@@ -198,8 +198,8 @@ def never_stopped(mfrec: Mfrec, tiny: Path, tmp_path_factory: pytest.TempPathFac
 
 
 ASK, TELL, SUGGEST = "optuna:Study.ask", "optuna:Study.tell", "optuna:Trial.suggest_float"
-PRUNE, CHECKPOINT = "optuna:Trial.set_user_attr pruned", "mfrec.runs:Run.write_checkpoint"
-METRICS = "mfrec.runs:Run.write_metrics"
+PRUNE, CHECKPOINT = "optuna:Trial.set_user_attr pruned", "mfrec.experiments.run:Run.write_checkpoint"
+METRICS = "mfrec.experiments.run:Run.write_metrics"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ METRICS = "mfrec.runs:Run.write_metrics"
         pytest.param([ASK], id="the first trial was asked for"),
         pytest.param([ASK] * 7, id="another was, without its options"),
         pytest.param([ASK] * 7 + [SUGGEST], id="it has the first of its options"),
-        pytest.param([ASK] * 3 + ["mfrec.runs:Run.write_config"], id="its folder was made"),
+        pytest.param([ASK] * 3 + ["mfrec.experiments.run:Run.write_config"], id="its folder was made"),
         pytest.param([ASK] * 3 + [CHECKPOINT, "os:fsync"], id="half of a checkpoint was written"),
         pytest.param([ASK] * 7 + ["optuna:Trial.report"] * 2, id="the epoch was reported"),
         pytest.param([PRUNE], id="it was pruned"),

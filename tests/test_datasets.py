@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from mfrec.datasets import Dataset, downloads, load, synthetic
-from mfrec.datasets.downloads import NAMED, zip_of
+from mfrec.data.downloads import NAMED, zip_of
+from mfrec.data.loading import Dataset, downloads, load, synthetic
 from mfrec.errors import InputError
 
 CSV = "userId,movieId,rating,timestamp\n1,31,2.5,7\n1,1029,3.0,8\n2,31,4.5,9\n"
@@ -227,7 +227,7 @@ def test_all_but_the_official_splits_survives_the_round_trip() -> None:
 def test_duplicates_are_kept_as_asked_and_counted(duplicates, values, stamps, test, caplog) -> None:
     df = pd.DataFrame({"user": [7, 8, 7], "item": [1, 1, 1], "rating": [2, 5, 1], "timestamp": [2, 3, 1]})
     masks = {"u1": np.array([True, False, False])}
-    with caplog.at_level(logging.WARNING, "mfrec.datasets"):
+    with caplog.at_level(logging.WARNING, "mfrec.data"):
         dataset = Dataset.from_frame(df, duplicates=duplicates, official_splits=masks)
     assert "1 of 3 ratings repeat a (user, item) pair" in caplog.text
     assert dataset.ratings.values.tolist() == values

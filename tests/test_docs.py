@@ -22,24 +22,24 @@ MODULES = ["mfrec", *sorted(found.name for found in pkgutil.walk_packages(mfrec.
 # What `Solver` documents for all solvers, torch for all modules and autograd functions.
 ELSEWHERE = {"epoch", "state_dict", "load_state_dict", "posterior", "forward", "backward", "extra_repr"}
 WITH_EXAMPLES = {
-    "mfrec.baselines": ["baselines"],
-    "mfrec.datasets": ["load"],
-    "mfrec.datasets.dataset": ["Dataset.from_frame"],
-    "mfrec.datasets.newcomers": ["new_users"],
-    "mfrec.datasets.synthetic": ["synthetic"],
+    "mfrec.evaluation.baselines": ["baselines"],
+    "mfrec.data.loading": ["load"],
+    "mfrec.data.dataset": ["Dataset.from_frame"],
+    "mfrec.data.new_rows": ["new_users"],
+    "mfrec.data.synthetic": ["synthetic"],
     "mfrec.estimator": ["Recommender"],
-    "mfrec.experiment": ["make_solver"],
-    "mfrec.features": ["column_features", "implicit_features"],
-    "mfrec.fold_in": ["fold_in_user"],
-    "mfrec.metrics": ["rmse", "mae"],
-    "mfrec.model": ["MatrixFactorization.from_ratings", "centring_offset"],
-    "mfrec.objective": ["Objective", "squared_error"],
-    "mfrec.ranking": ["evaluate_ranking"],
-    "mfrec.ratings": ["Ratings", "Ratings.split"],
-    "mfrec.solvers": ["Solver"],
+    "mfrec.experiments.training": ["make_solver"],
+    "mfrec.model.features": ["column_features", "implicit_features"],
+    "mfrec.inference.fold_in": ["fold_in_user"],
+    "mfrec.evaluation.metrics": ["rmse", "mae"],
+    "mfrec.model.factorization": ["MatrixFactorization.from_ratings", "centring_offset"],
+    "mfrec.model.objective": ["Objective", "squared_error"],
+    "mfrec.evaluation.ranking": ["evaluate_ranking"],
+    "mfrec.data.ratings": ["Ratings", "Ratings.split"],
+    "mfrec.solvers.base": ["Solver"],
     "mfrec.solvers.descent": ["GradientDescent"],
     "mfrec.sparse": ["matmul", "sampled_dot"],
-    "mfrec.top_n": ["similar", "top_n"],
+    "mfrec.inference.top_k": ["similar", "top_n"],
 }
 
 Definition = ast.FunctionDef | ast.ClassDef
@@ -116,7 +116,11 @@ def test_a_function_that_raises_an_input_error_says_so(module):
 
 
 def test_the_search_for_errors_finds_those_of_constructors_tables_and_factories():
-    found = {name for module in ("mfrec.ratings", "mfrec.objective", "mfrec.features") for name, *_ in raising(module)}
+    found = {
+        name
+        for module in ("mfrec.data.ratings", "mfrec.model.objective", "mfrec.model.features")
+        for name, *_ in raising(module)
+    }
     assert {"Ratings", "Ratings.from_dense", "Objective", "implicit_features", "column_features"} <= found
     assert "Features" not in found
 

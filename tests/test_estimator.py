@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import mfrec
-from mfrec.datasets import synthetic
+from mfrec.data.loading import synthetic
 from mfrec.errors import InputError
-from mfrec.experiment import make_solver
-from mfrec.fit import answer, fit
-from mfrec.solvers import SOLVERS
+from mfrec.experiments.loop import answer, fit
+from mfrec.experiments.training import make_solver
+from mfrec.solvers.base import SOLVERS
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as np_st
 from torch import Tensor
 from torch.testing import assert_close
 
-from mfrec.datasets import Dataset
+from mfrec.data.dataset import Dataset
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.features import BINS, Features, column_features, dataset_features, implicit_features, joined
-from mfrec.ratings import Ratings
+from mfrec.model.features import BINS, Features, column_features, dataset_features, implicit_features, joined
 
 
 def dense_of(features: Features) -> Tensor:

@@ -10,17 +10,17 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.fit import Diverged, Epoch, Progress, fit
-from mfrec.metrics import evaluate
-from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective
-from mfrec.ratings import Ratings
+from mfrec.evaluation.metrics import evaluate
+from mfrec.experiments.loop import Diverged, Epoch, Progress, fit
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.objective import Objective
 from mfrec.solvers.descent import SGD
 
 STARS = 3.0
 PARAMETERS = ("user_factors", "item_factors", "user_bias", "item_bias")
-fit_module = importlib.import_module("mfrec.fit")
+fit_module = importlib.import_module("mfrec.experiments.loop")
 
 
 class Scripted:

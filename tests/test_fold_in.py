@@ -12,21 +12,21 @@ from conftest import DenseFeatures, features_of
 from torch import Tensor
 from torch.testing import assert_close
 
-from mfrec import datasets
-from mfrec import fold_in as fold_in_module
+from mfrec.data import loading as datasets
+from mfrec.data.ratings import Ratings, per_user_split
 from mfrec.errors import InputError
-from mfrec.features import Features, implicit_features
-from mfrec.fit import answer, fit
-from mfrec.fold_in import Folded, Law, explain, fold_in_item, fold_in_user
-from mfrec.metrics import rmse
-from mfrec.model import ITEM, OFFSETS, SIDES, USER, MatrixFactorization
-from mfrec.objective import SCALINGS, Objective
-from mfrec.posterior import NOISE_SHAPE, MeanField, Samples
-from mfrec.ratings import Ratings, per_user_split
-from mfrec.solvers import SOLVERS
-from mfrec.solvers import ridge as ridge_module
+from mfrec.evaluation.metrics import rmse
+from mfrec.experiments.loop import answer, fit
+from mfrec.inference import fold_in as fold_in_module
+from mfrec.inference.fold_in import Folded, Law, explain, fold_in_item, fold_in_user
+from mfrec.model.factorization import ITEM, OFFSETS, SIDES, USER, MatrixFactorization
+from mfrec.model.features import Features, implicit_features
+from mfrec.model.objective import SCALINGS, Objective
+from mfrec.model.ridge import sides_of, weighed_by
+from mfrec.posteriors.posterior import NOISE_SHAPE, MeanField, Samples
 from mfrec.solvers.als import ALS
-from mfrec.solvers.ridge import sides_of, weighed_by
+from mfrec.solvers.base import SOLVERS
+from mfrec.solvers.base import ridge as ridge_module
 from mfrec.solvers.variational import VariationalBayes
 
 DETERMINISTIC = [name for name, solver in SOLVERS.items() if not hasattr(solver, "posterior")]

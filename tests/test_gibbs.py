@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mfrec.features import Features
-from mfrec.model import ITEM, USER, MatrixFactorization
-from mfrec.objective import Objective
-from mfrec.ratings import Ratings
-from mfrec.solvers import gibbs as gibbs_module
+from mfrec.data.ratings import Ratings
+from mfrec.model.factorization import ITEM, USER, MatrixFactorization
+from mfrec.model.features import Features
+from mfrec.model.objective import Objective
+from mfrec.model.ridge import sides_of, weighed_by
+from mfrec.solvers.base import gibbs as gibbs_module
 from mfrec.solvers.gibbs import Gibbs
-from mfrec.solvers.ridge import sides_of, weighed_by
 
 N_DRAWS = 900
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from mfrec.baselines import baselines, biases_only
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.metrics import GROUPS, errors_by, evaluate, evaluate_parts, mae, rmse
-from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective
-from mfrec.ratings import Ratings
+from mfrec.evaluation.baselines import baselines, biases_only
+from mfrec.evaluation.metrics import GROUPS, errors_by, evaluate, evaluate_parts, mae, rmse
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.objective import Objective
 
 
 @pytest.fixture

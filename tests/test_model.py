@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import features_of
 
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.model import INITS, ITEM, USER, MatrixFactorization, centring_offset
-from mfrec.ratings import Ratings
+from mfrec.model.factorization import INITS, ITEM, USER, MatrixFactorization, centring_offset
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import scipy.io
 import torch
 from conftest import DenseFeatures, features_of
 
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.model import MatrixFactorization
-from mfrec.objective import LOSSES, SCALINGS, DataCost, Objective, naive_cost_and_gradients
-from mfrec.ratings import Ratings
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.objective import LOSSES, SCALINGS, DataCost, Objective, naive_cost_and_gradients
 
 
 def huber(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,9 +5,9 @@ import io
 import pytest
 import torch
 
-from mfrec import posterior as posterior_module
-from mfrec.model import MatrixFactorization
-from mfrec.posterior import MeanField, Samples, posterior_from_state, truncated
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.posteriors import posterior as posterior_module
+from mfrec.posteriors.posterior import MeanField, Samples, posterior_from_state, truncated
 
 N_USERS, N_ITEMS, RANK = 12, 9, 2
 USERS, ITEMS = (index.reshape(-1) for index in torch.meshgrid(torch.arange(12), torch.arange(9), indexing="ij"))

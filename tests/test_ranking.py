@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mfrec import ranking
-from mfrec.datasets import synthetic
+from mfrec.data.loading import synthetic
+from mfrec.data.ratings import Ratings, random_split
 from mfrec.errors import InputError
-from mfrec.model import MatrixFactorization
-from mfrec.ranking import bootstrap_intervals, catalogue_coverage, evaluate_ranking, novelty, ranking_metrics
-from mfrec.ratings import Ratings, random_split
-from mfrec.top_n import top_n
+from mfrec.evaluation import ranking
+from mfrec.evaluation.ranking import bootstrap_intervals, catalogue_coverage, evaluate_ranking, novelty, ranking_metrics
+from mfrec.inference.top_k import top_n
+from mfrec.model.factorization import MatrixFactorization
 
 METRICS = ["precision", "recall", "ndcg", "map", "mrr", "hit_rate"]
 

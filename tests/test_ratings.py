@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from mfrec.data.ratings import SPLITS, Ratings, k_folds, leave_last_out, per_user_split, random_split, time_split
 from mfrec.errors import InputError
-from mfrec.ratings import SPLITS, Ratings, k_folds, leave_last_out, per_user_split, random_split, time_split
 
 N_USERS, N_ITEMS = 7, 9
 

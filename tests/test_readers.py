@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mfrec.datasets.readers import read
+from mfrec.data.readers import read
 from mfrec.errors import InputError
 
 CSV = "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n1,1029,3.0,1260759179\n2,31,4.5,835355493\n"

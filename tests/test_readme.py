@@ -7,8 +7,8 @@ import pytest
 
 from mfrec import cli
 from mfrec.cli.options import knobs
-from mfrec.objective import LOSSES
-from mfrec.solvers import SOLVERS
+from mfrec.model.objective import LOSSES
+from mfrec.solvers.base import SOLVERS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

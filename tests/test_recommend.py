@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mfrec.datasets import synthetic
-from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective
-from mfrec.recommend import item_frame, recommended_items, similar_items, similar_users
+from mfrec.data.loading import synthetic
+from mfrec.inference.recommend import item_frame, recommended_items, similar_items, similar_users
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.objective import Objective
 from mfrec.solvers.gibbs import Gibbs
 
 

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from mfrec.cli import train as cli_train
 from mfrec.errors import InputError
-from mfrec.runs import Run, write_atomically
-from mfrec.solvers import SOLVERS
+from mfrec.experiments.run import Run, write_atomically
+from mfrec.solvers.base import SOLVERS
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 60.0
@@ -264,7 +264,7 @@ def assert_goes_on_to_the_same_bits(run: Path, train: Train, mfrec: Mfrec) -> No
 def train_saving_every_epoch(arguments: list[str]) -> None:
     from mfrec.cli import main
 
-    importlib.import_module("mfrec.fit").SAVE_SECONDS = 0.0
+    importlib.import_module("mfrec.experiments.loop").SAVE_SECONDS = 0.0
     sys.exit(main(arguments))
 
 
@@ -375,7 +375,7 @@ def test_a_step_that_diverges_names_lr_and_a_smaller_one(
 def test_a_run_that_diverges_late_keeps_its_last_good_checkpoint(
     train: Train, mfrec: Mfrec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("mfrec.fit"), "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(importlib.import_module("mfrec.experiments.loop"), "SAVE_SECONDS", 0.0)
     run = train(tmp_path, "run", "--lr", 0.05, solver="gd", epochs=2)
     lost = mfrec("train", "--resume", run, "--epochs", 500)
     assert lost.status == 2

@@ -11,15 +11,15 @@ import scipy.io
 import torch
 from conftest import DenseFeatures, features_of
 
-from mfrec.baselines import biases_only
-from mfrec.datasets import synthetic
+from mfrec.data.loading import synthetic
+from mfrec.data.ratings import Ratings, random_split
 from mfrec.errors import InputError
-from mfrec.features import implicit_features
-from mfrec.metrics import rmse
-from mfrec.model import ITEM, USER, MatrixFactorization, Term
-from mfrec.objective import Objective
-from mfrec.ratings import Ratings, random_split
-from mfrec.solvers import SOLVERS, ridge
+from mfrec.evaluation.baselines import biases_only
+from mfrec.evaluation.metrics import rmse
+from mfrec.model.factorization import ITEM, USER, MatrixFactorization, Term
+from mfrec.model.features import implicit_features
+from mfrec.model.objective import Objective
+from mfrec.solvers.base import SOLVERS, ridge
 from mfrec.solvers.descent import SGD, GradientDescent, Optim
 
 # Knobs with which each solver converges on the small problems here, and another value for each of its knobs.

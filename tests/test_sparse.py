@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mfrec import sparse
-from mfrec.ratings import Ratings
+from mfrec.data.ratings import Ratings
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
@@ -79,7 +79,7 @@ def test_the_pattern_of_a_small_matrix_has_32_bit_indices():
 def test_the_products_warn_of_nothing():
     # torch says that sparse CSR is beta once a process: look at a fresh one.
     code = (
-        "import torch; from mfrec.ratings import Ratings; from mfrec.sparse import matmul\n"
+        "import torch; from mfrec.data.ratings import Ratings; from mfrec.sparse import matmul\n"
         "ratings = Ratings.from_dense(torch.ones(2, 3))\n"
         "matmul(ratings.by_user, ratings.values, torch.ones(2, 1))"
     )

@@ -28,8 +28,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mfrec.runs import Run
-from mfrec.tensorboard import open_writer
+from mfrec.experiments.run import Run
+from mfrec.experiments.tensorboard import open_writer
 
 PATIENCE_SECONDS = 60.0
 EPOCHS = 11

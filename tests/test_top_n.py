@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mfrec import top_n as room
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.model import MatrixFactorization
-from mfrec.ratings import Ratings
-from mfrec.top_n import similar, similar_blocks, top_n, top_n_blocks
+from mfrec.inference import top_k as room
+from mfrec.inference.top_k import similar, similar_blocks, top_n, top_n_blocks
+from mfrec.model.factorization import MatrixFactorization
 
 
 def a_model(n_users: int, n_items: int, seed: int) -> MatrixFactorization:

@@ -12,12 +12,12 @@ import torch
 from conftest import Train
 
 import mfrec
-from mfrec.datasets import new_items, new_users
+from mfrec.data.loading import new_items, new_users
 from mfrec.errors import InputError
-from mfrec.experiment import TRAIN
-from mfrec.recommend import candidate_items
-from mfrec.runs import Run
-from mfrec.trained import Trained
+from mfrec.experiments.run import Run
+from mfrec.experiments.training import TRAIN
+from mfrec.inference.recommend import candidate_items
+from mfrec.inference.trained_model import Trained
 
 SOLVERS = ("als", "vb", "gibbs")
 

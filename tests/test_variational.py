@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mfrec.metrics import coverage, rmse
-from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective
-from mfrec.posterior import NOISE_SHAPE
-from mfrec.ratings import Ratings, random_split
+from mfrec.data.ratings import Ratings, random_split
+from mfrec.evaluation.metrics import coverage, rmse
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.objective import Objective
+from mfrec.posteriors.posterior import NOISE_SHAPE
 from mfrec.solvers.variational import VariationalBayes
 
 

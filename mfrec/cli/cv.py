@@ -15,7 +15,7 @@ from mfrec.cli.options import taken
 from mfrec.cli.train import Train
 from mfrec.cli.train_arguments import parse_train
 from mfrec.errors import InputError
-from mfrec.runs import Run
+from mfrec.experiments.run import Run
 
 FIGURES = ("rmse", "mae")
 USAGE = """usage: mfrec cv [SOLVER] [--folds K | --split u1..u5] [OPTIONS]

@@ -16,15 +16,15 @@ import tyro
 from mfrec.cli import report
 from mfrec.cli.options import Device, RunPath, Switch, pick_device, seeded
 from mfrec.cli.output import TableWriter, print_json, write_blocks
-from mfrec.datasets.pairs import read_table
+from mfrec.data.pairs import read_table
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.experiment import split_parts
-from mfrec.metrics import errors_by, evaluate_parts, with_coverage
-from mfrec.ranking import RankingReport, evaluate_ranking
-from mfrec.ratings import Ratings
-from mfrec.recommend import candidate_items
-from mfrec.runs import Run
-from mfrec.trained import Trained
+from mfrec.evaluation.metrics import errors_by, evaluate_parts, with_coverage
+from mfrec.evaluation.ranking import RankingReport, evaluate_ranking
+from mfrec.experiments.run import Run
+from mfrec.experiments.training import split_parts
+from mfrec.inference.recommend import candidate_items
+from mfrec.inference.trained_model import Trained
 
 # Rows shown of errors by user or by item.
 SHOWN = 10

@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from mfrec.errors import InputError
-from mfrec.solvers import SOLVERS
+from mfrec.solvers.base import SOLVERS
 
 Device = Literal["auto", "cpu", "cuda"]
 RunPath = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]

@@ -14,13 +14,13 @@ import tyro
 from mfrec.cli import report
 from mfrec.cli.options import Count, Device, RunPath, Switch, pick_device, scores_in, seeded
 from mfrec.cli.output import TableWriter, print_json, write_blocks
-from mfrec.datasets.ids import Id
-from mfrec.datasets.pairs import read_table
-from mfrec.datasets.tables import checked_text, text_encoding
+from mfrec.data.ids import Id
+from mfrec.data.pairs import read_table
+from mfrec.data.parsing import checked_text, text_encoding
 from mfrec.errors import InputError, unknown
-from mfrec.recommend import candidate_items, similar_items, similar_users
-from mfrec.runs import Run
-from mfrec.trained import Trained
+from mfrec.experiments.run import Run
+from mfrec.inference.recommend import candidate_items, similar_items, similar_users
+from mfrec.inference.trained_model import Trained
 
 Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 # How many of a user's own ratings speak for a recommendation in --why.

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from mfrec import fit
-from mfrec.datasets import Dataset
-from mfrec.datasets.newcomers import YOU
-from mfrec.fit import Epoch
-from mfrec.posterior import NINETY
-from mfrec.ranking import RankingReport
-from mfrec.recommend import item_frame
-from mfrec.trained import BY_PREDICTION
+from mfrec.data.dataset import Dataset
+from mfrec.data.new_rows import YOU
+from mfrec.evaluation.ranking import RankingReport
+from mfrec.experiments import loop as fit
+from mfrec.experiments.loop import Epoch
+from mfrec.inference.recommend import item_frame
+from mfrec.inference.trained_model import BY_PREDICTION
+from mfrec.posteriors.posterior import NINETY
 
 
 @contextmanager

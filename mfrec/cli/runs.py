@@ -15,9 +15,9 @@ import tyro
 from mfrec.cli import report
 from mfrec.cli.options import Switch
 from mfrec.errors import InputError
-from mfrec.experiment import PARTS
-from mfrec.runs import PLUMBING, Run, runs_in
-from mfrec.solvers import SOLVERS
+from mfrec.experiments.run import PLUMBING, Run, runs_in
+from mfrec.experiments.training import PARTS
+from mfrec.solvers.base import SOLVERS
 
 DIFF = "diff"
 

@@ -15,8 +15,9 @@ import tyro
 from mfrec.cli import report
 from mfrec.cli.options import Switch
 from mfrec.cli.train_arguments import parse_train
-from mfrec.datasets import Dataset, load
-from mfrec.solvers import SOLVERS
+from mfrec.data.dataset import Dataset
+from mfrec.data.loading import load
+from mfrec.solvers.base import SOLVERS
 
 
 @dataclasses.dataclass(frozen=True)

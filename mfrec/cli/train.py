@@ -16,21 +16,22 @@ import torch
 import tyro
 from torch import Tensor
 
-from mfrec import tensorboard
-from mfrec.baselines import baselines
 from mfrec.cli import report
 from mfrec.cli.options import Device, Switch, knobs, pick_device, seeded
-from mfrec.datasets import Dataset, load
+from mfrec.data.dataset import Dataset
+from mfrec.data.loading import load
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.experiment import draw_parts, make_solver, split_parts
-from mfrec.fit import Diverged, Epoch, Progress, answer, fit, posterior_of, stalled
-from mfrec.metrics import evaluate, evaluate_parts, with_coverage
-from mfrec.objective import Objective
-from mfrec.pictures import pictures_of
-from mfrec.ratings import Ratings
-from mfrec.recommend import recommended_items, similar_items
-from mfrec.runs import Run
-from mfrec.solvers import Solver
+from mfrec.evaluation.baselines import baselines
+from mfrec.evaluation.figures import pictures_of
+from mfrec.evaluation.metrics import evaluate, evaluate_parts, with_coverage
+from mfrec.experiments import tensorboard
+from mfrec.experiments.loop import Diverged, Epoch, Progress, answer, fit, posterior_of, stalled
+from mfrec.experiments.run import Run
+from mfrec.experiments.training import draw_parts, make_solver, split_parts
+from mfrec.inference.recommend import recommended_items, similar_items
+from mfrec.model.objective import Objective
+from mfrec.solvers.base import Solver
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -16,8 +16,8 @@ import tyro
 from mfrec.cli.options import knobs, parse
 from mfrec.cli.train import Train
 from mfrec.errors import InputError, unknown
-from mfrec.runs import Run
-from mfrec.solvers import DEFAULT, SOLVERS
+from mfrec.experiments.run import Run
+from mfrec.solvers.base import DEFAULT, SOLVERS
 
 # Options of one call, which a resumption does not take over from the run; and what it may change besides without
 # leaving the path that the run was on.

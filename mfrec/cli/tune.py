@@ -29,9 +29,9 @@ from mfrec.cli.options import taken
 from mfrec.cli.train import Train
 from mfrec.cli.train_arguments import parse_train
 from mfrec.errors import InputError
-from mfrec.fit import Diverged, Epoch
-from mfrec.runs import Run
-from mfrec.solvers import SOLVERS
+from mfrec.experiments.loop import Diverged, Epoch
+from mfrec.experiments.run import Run
+from mfrec.solvers.base import SOLVERS
 
 if TYPE_CHECKING:
     import optuna

@@ -21,11 +21,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError, unknown
-from mfrec.model import ITEM, USER, MatrixFactorization
-from mfrec.objective import Objective, squared_error
-from mfrec.ratings import Ratings
-from mfrec.solvers.ridge import minimize_by_cg, minimize_by_columns, minimize_exactly, problem, sides_of
+from mfrec.model.factorization import ITEM, USER, MatrixFactorization
+from mfrec.model.objective import Objective, squared_error
+from mfrec.model.ridge import minimize_by_cg, minimize_by_columns, minimize_exactly, problem, sides_of
 
 
 class ALS:

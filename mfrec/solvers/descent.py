@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError, unknown
-from mfrec.features import Features
-from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective, table_gradients
-from mfrec.ratings import Ratings
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.features import Features
+from mfrec.model.objective import Objective, table_gradients
 from mfrec.sparse import matmul, sampled_dot
 
 

@@ -32,12 +32,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.model import ITEM, USER, MatrixFactorization, Term
-from mfrec.objective import Objective, squared_error
-from mfrec.posterior import NOISE_SHAPE, Samples, standard_gamma, standard_normal
-from mfrec.ratings import Ratings
-from mfrec.solvers.ridge import minimize_by_cg, problem, sides_of, weighed_by
+from mfrec.model.factorization import ITEM, USER, MatrixFactorization, Term
+from mfrec.model.objective import Objective, squared_error
+from mfrec.model.ridge import minimize_by_cg, problem, sides_of, weighed_by
+from mfrec.posteriors.posterior import NOISE_SHAPE, Samples, standard_gamma, standard_normal
 from mfrec.sparse import matmul, sampled_dot
 
 # a and b of every Gamma prior, by shape and rate: as much evidence as one observation.

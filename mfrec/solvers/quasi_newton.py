@@ -18,10 +18,10 @@ import scipy.optimize
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError, unknown
-from mfrec.model import MatrixFactorization
-from mfrec.objective import Objective
-from mfrec.ratings import Ratings
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.objective import Objective
 
 # scipy's name, and how it calls the bound on iterations (TNC counts evaluations instead).
 METHODS = {"l-bfgs-b": ("L-BFGS-B", "maxiter"), "cg": ("CG", "maxiter"), "tnc": ("TNC", "maxfun")}

@@ -29,12 +29,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.model import ITEM, USER, MatrixFactorization
-from mfrec.objective import Objective, squared_error
-from mfrec.posterior import NOISE_SHAPE, MeanField
-from mfrec.ratings import Ratings
-from mfrec.solvers.ridge import Side, minimize_by_cg, problem, sides_of, weighed_by
+from mfrec.model.factorization import ITEM, USER, MatrixFactorization
+from mfrec.model.objective import Objective, squared_error
+from mfrec.model.ridge import Side, minimize_by_cg, problem, sides_of, weighed_by
+from mfrec.posteriors.posterior import NOISE_SHAPE, MeanField
 from mfrec.sparse import matmul, sampled_dot
 
 # Sweeps before λ, τ and α are learned: a λ told from factors that have not yet left zero would keep them there.
