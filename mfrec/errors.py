@@ -1,4 +1,4 @@
-"""The one exception for what a caller got wrong: the command line prints it as one line and exits with status 2."""
+"""The exceptions for input that cannot be used: the command line prints one line and exits with status 2."""
 
 from __future__ import annotations
 
@@ -7,11 +7,31 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something given from outside cannot be used; the message names the thing, the value and the way out."""
+    """Input from outside cannot be used; the message says what must hold, what was given, and what to do."""
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
-    """The error, for the caller to raise, for a name that is not in a table, suggesting the nearest one that is.
+class OptionError(InputError):
+    """One option has a value that it cannot have.
+
+    Args:
+        option: the option's name as a Python argument, such as "valid_fraction".
+        problem: what must hold and what was given, such as "must be at least 1 (got 0)".
+
+    Examples:
+        >>> print(OptionError("rank", "must be at least 1 (got 0)"))
+        rank must be at least 1 (got 0)
+    """
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(f"{option} {problem}")
+        self.option, self.problem = option, problem
+
+    def __reduce__(self) -> tuple[type[OptionError], tuple[str, str]]:
+        return type(self), (self.option, self.problem)
+
+
+def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:
+    """The error, for the caller to raise, for a name that is not in a table; suggests the nearest name that is.
 
     Examples:
         >>> print(unknown("solver", "sdg", ["sgd", "als"]))
@@ -19,7 +39,7 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
         >>> print(unknown("solver", "lightgbm", ["sgd", "als"]))
         unknown solver 'lightgbm'; choose from sgd, als
     """
-    known = list(known)
-    near = difflib.get_close_matches(str(name).lower(), known, n=1)
-    way_out = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
-    return InputError(f"unknown {kind} {str(name)!r}; {way_out}")
+    choices = list(choices)
+    near = difflib.get_close_matches(str(name).lower(), choices, n=1)
+    suggestion = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+    return InputError(f"unknown {kind} {str(name)!r}; {suggestion}")

@@ -1,38 +1,56 @@
-"""Solvers: each one way to lower the cost, one `epoch()` at a time.
+"""The solver contract: what a solver does (`Solver`), and what it declares about itself (`SolverSpec`).
 
-A new solver is one class that keeps the promise of `Solver`, and one row in `SOLVERS`.  Its keyword arguments after
-`generator` are its knobs: they become its command-line options, with the help its docstring gives them.
+Nothing here imports torch, so that the command line can list solvers and their options at once.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+import importlib
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
+from mfrec.errors import InputError, unknown
+from mfrec.options import Options, options_from
 
-from mfrec.data.ratings import Ratings
-from mfrec.model.factorization import MatrixFactorization
-from mfrec.model.objective import Objective
-from mfrec.solvers.als import ALS
-from mfrec.solvers.descent import SGD, GradientDescent, Optim
-from mfrec.solvers.gibbs import Gibbs
-from mfrec.solvers.quasi_newton import QuasiNewton
-from mfrec.solvers.variational import VariationalBayes
+if TYPE_CHECKING:
+    import torch
+
+    from mfrec.data.ratings import Ratings
+    from mfrec.model.factorization import MatrixFactorization
+    from mfrec.model.objective import Objective
+    from mfrec.posteriors.base import Posterior
+
+Capability = Literal["features", "non-negative", "losses"]
+# The name of each capability in messages.
+CAPABILITIES: dict[Capability, str] = {
+    "features": "features",
+    "non-negative": "non-negative factors",
+    "losses": "losses other than the squared error",
+}
 
 
-class Solver(Protocol):
-    """Constructed from these and, by keyword, its own knobs; changes the model in place.
+class Solver:
+    """A way to train a model: changes it in place, one `epoch()` at a time.
 
-    A solver that has a posterior offers it as the attribute `posterior`, and one that learns what others take as
-    options names these in `learned`.  In `space` are the options worth tuning, its own and those of all solvers, and
-    where to search: {"lr": (0.005, 0.08, "log"), "rank": (16, 128, "log"), …}, from lowest to highest, evenly on a
-    "log" or "linear" scale, in whole numbers where both ends are.  `takes` says which of "features", "non-negative"
-    factors and other "losses" than the squared error it can do.
+    A subclass implements `epoch`, and `state_dict` and `load_state_dict` if it has a state besides the model.
 
-    Raises:
-        InputError: a knob is out of its range, or the solver cannot do what the model or the objective asks of it.
+    Args:
+        model: the model to train.
+        ratings: the training ratings, on the model's device.
+        objective: the cost J to lower.
+        options: the solver's own options.
+        generator: the source of randomness, on the CPU.
+
+    Attributes:
+        spec: the declaration that the solver was built from, if it was.
 
     Examples:
+        >>> import torch
+        >>> from mfrec.data.ratings import Ratings
+        >>> from mfrec.model.factorization import MatrixFactorization
+        >>> from mfrec.model.objective import Objective
+        >>> from mfrec.solvers.registry import SOLVERS
         >>> ratings = Ratings(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([5.0, 3.0]))
         >>> model = MatrixFactorization.from_ratings(ratings, rank=1)
         >>> solver = SOLVERS["als"](model, ratings, Objective(), generator=torch.Generator().manual_seed(0))
@@ -42,38 +60,163 @@ class Solver(Protocol):
         [5.0, 3.0]
     """
 
-    model: MatrixFactorization
-    ratings: Ratings
-    objective: Objective
+    spec: SolverSpec | None = None
 
     def __init__(
-        self, model: MatrixFactorization, ratings: Ratings, objective: Objective, *, generator: torch.Generator
-    ) -> None: ...
-
-    defaults: ClassVar[dict[str, Any]]
-    """What suits this solver of the options that every solver has, e.g. {"l2": 10.0}, or {"valid_fraction": 0.0}
-    where no validation part is needed."""
+        self,
+        model: MatrixFactorization,
+        ratings: Ratings,
+        objective: Objective,
+        options: Any,
+        generator: torch.Generator,
+    ) -> None:
+        self.model, self.ratings, self.objective = model, ratings, objective
+        self.options, self.generator = options, generator
 
     def epoch(self) -> dict[str, float]:
-        """Go over the ratings once; afterwards the model is usable.  Returns what is worth a curve, such as "lr"."""
-        ...
+        """Go over the ratings once; afterwards the model is usable.
+
+        Returns:
+            Values to log, such as {"lr": 0.02}.
+        """
+        raise NotImplementedError
+
+    def inference(self) -> Posterior:
+        """What the solver inferred so far: a point estimate, unless a subclass knows more."""
+        from mfrec.posteriors.point_estimate import PointEstimate
+
+        return PointEstimate(self.model, self.objective)
 
     def state_dict(self) -> dict[str, Any]:
-        """What, beside the model, decides the epochs to come: tensors, numbers and strings, in dicts and lists."""
-        ...
+        """The state, besides the model, that the next epochs depend on: tensors, numbers, strings, dicts and lists."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on as the solver that gave this state would have, to the same bits."""
-        ...
+        """Continue exactly as the solver that returned this state would have, to the same bits."""
 
 
-SOLVERS: dict[str, type[Solver]] = {
-    "sgd": SGD,
-    "gd": GradientDescent,
-    "optim": Optim,
-    "quasi-newton": QuasiNewton,
-    "als": ALS,
-    "vb": VariationalBayes,
-    "gibbs": Gibbs,
-}
-DEFAULT = "sgd"
+class SearchRange(NamedTuple):
+    """Where to search for an option's value: whole numbers if both ends are, evenly on a linear or log scale."""
+
+    low: float
+    high: float
+    scale: Literal["linear", "log"] = "linear"
+
+
+@dataclass(frozen=True)
+class SolverSpec:
+    """What a solver declares: everything that other code needs to know about it.
+
+    Attributes:
+        summary: one sentence for lists of solvers.
+        options: the class of the solver's own options.
+        implementation: the `Solver` subclass, or where to import it from: "package.module:Class".
+        supports: which of "features", "non-negative" factors and other "losses" the solver can handle.
+        defaults: the options of every solver, such as "rank", whose defaults differ for this one.
+        search_space: the options worth tuning, the solver's own and those of every solver.
+        learns: the options of every solver that this one infers from the data, so that they cannot be set.
+        early_stopping: whether training stops when the validation metric no longer improves; solvers without it
+            run all their epochs.
+    """
+
+    summary: str
+    options: type[Options]
+    implementation: str | type[Solver]
+    supports: frozenset[Capability]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    search_space: Mapping[str, SearchRange] = field(default_factory=dict)
+    learns: frozenset[str] = frozenset()
+    early_stopping: bool = True
+
+    def load(self) -> type[Solver]:
+        """The solver's class, imported if need be."""
+        if isinstance(self.implementation, type):
+            return self.implementation
+        module, _, name = self.implementation.partition(":")
+        solver: type[Solver] = getattr(importlib.import_module(module), name)
+        return solver
+
+    def __call__(
+        self,
+        model: MatrixFactorization,
+        ratings: Ratings,
+        objective: Objective,
+        *,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> Solver:
+        """A solver at the start of training.
+
+        Args:
+            generator: the source of randomness, on the CPU; seeded with 0 by default.
+            options: the solver's own, by name.
+
+        Raises:
+            InputError: an option is unknown or out of range, or the solver does not support the model or the loss.
+        """
+        import torch
+
+        chosen = options_from(self.options, options, f"the options of {SOLVERS.name_of(self)}")
+        chosen.check()
+        self._check_support(model, objective)
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        solver = self.load()(model, ratings, objective, chosen, generator)
+        solver.spec = self
+        return solver
+
+    def _check_support(self, model: MatrixFactorization, objective: Objective) -> None:
+        from mfrec.model.losses import squared_error
+
+        needed: dict[Capability, bool] = {
+            "losses": objective.loss is not squared_error,
+            "non-negative": model.nonnegative,
+            "features": model.has_features,
+        }
+        for capability, is_needed in needed.items():
+            if is_needed and capability not in self.supports:
+                raise unsupported(SOLVERS.name_of(self), capability)
+
+
+def unsupported(solver: str, capability: Capability) -> InputError:
+    """The error, for the caller to raise, for a solver without a capability; lists the solvers that have it."""
+    alternatives = [name for name, spec in SOLVERS.items() if capability in spec.supports]
+    return InputError(f"{solver} does not support {CAPABILITIES[capability]}; use {', '.join(alternatives)}")
+
+
+class SolverTable(MutableMapping[str, SolverSpec]):
+    """The solvers by name; looking up an unknown name raises `InputError` with a suggestion."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, SolverSpec] = {}
+
+    def __getitem__(self, name: str) -> SolverSpec:
+        if name not in self._specs:
+            raise unknown("solver", name, self._specs)
+        return self._specs[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The solver of this name, or the default."""
+        return self._specs.get(name, default)
+
+    def __setitem__(self, name: str, spec: SolverSpec) -> None:
+        self._specs[name] = spec
+
+    def __delitem__(self, name: str) -> None:
+        del self._specs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._specs
+
+    def name_of(self, spec: SolverSpec) -> str:
+        """The name that a spec is registered under, or "this solver"."""
+        return next((name for name, registered in self._specs.items() if registered is spec), "this solver")
+
+
+# Filled by `mfrec.solvers.registry`, and by plugins.
+SOLVERS = SolverTable()
