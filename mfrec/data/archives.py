@@ -1,30 +1,65 @@
-"""Files: what lies at a path, be it a folder, a file or a zip, as names and a way to get the bytes of each."""
+"""Sources: the files at a path, which may be a folder, one file or a zip."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from zipfile import ZipFile
 
 from mfrec.errors import InputError
 
-Members = Mapping[str, Callable[[], bytes]]
+
+@dataclass(frozen=True)
+class Source:
+    """The files at a path: a folder's files without its subfolders, the members of a zip, or one file.
+
+    A zip is read member by member and never extracted.
+
+    Attributes:
+        path: the folder, zip or file.
+        members: the name of each file, and a function that reads its bytes.
+    """
+
+    path: Path
+    members: Mapping[str, Callable[[], bytes]]
+
+    @property
+    def only_file(self) -> str | None:
+        """The name of the file at `path`, or of the single member of a zip; None for a folder or several members."""
+        return next(iter(self.members)) if len(self.members) == 1 and not self.path.is_dir() else None
+
+    def first_of(self, *names: str) -> str | None:
+        """The first of these names that the source has, or None."""
+        return next((name for name in names if name in self.members), None)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member.
+
+        Raises:
+            InputError: it cannot be read or unpacked.
+        """
+        return self.members[name]()
+
+    def where(self, name: str) -> str:
+        """A member's path for messages."""
+        return str(self.path if name == self.only_file else self.path / name)
 
 
-def members_of(path: Path) -> Members:
-    """The files directly in a folder, the members of a zip (nothing is extracted), or the one file.
+def source_at(path: Path) -> Source:
+    """The files at a path.
 
     Raises:
-        InputError: nothing lies at path, or it is a zip that is damaged or reaches outside its own folder.
+        InputError: the path does not exist, or is a damaged zip or one with members outside its folder.
     """
     if path.is_dir():
-        return {file.name: partial(_read, file) for file in sorted(path.iterdir()) if file.is_file()}
+        return Source(path, {file.name: partial(_read, file) for file in sorted(path.iterdir()) if file.is_file()})
     if not path.exists():
         raise InputError(f"there is no file, folder or zip at {path}; check the path")
     if _read(path, 4) in (b"PK\x03\x04", b"PK\x05\x06"):
-        return _zip_members(path)
-    return {path.name: partial(_read, path)}
+        return Source(path, _zip_members(path))
+    return Source(path, {path.name: partial(_read, path)})
 
 
 def _read(path: Path, size: int = -1) -> bytes:
@@ -35,19 +70,19 @@ def _read(path: Path, size: int = -1) -> bytes:
         raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
 
 
-def _zip_members(path: Path) -> Members:
-    """By name, without the single top folder that all members may share, as GroupLens packs them."""
+def _zip_members(path: Path) -> dict[str, Callable[[], bytes]]:
+    """Members by name, without the top folder if all members share one, as in GroupLens's zips."""
     try:
         with ZipFile(path) as archive:
             infos = archive.infolist()
     except Exception as error:  # a damaged archive raises any of half a dozen kinds
-        raise InputError(f"{path} is not a whole zip ({error}); fetch or make it again") from error
+        raise InputError(f"{path} is a damaged zip ({_reason(error)}); download or make it again") from error
     for info in infos:
-        member = PureWindowsPath(info.filename)  # knows / and \ and drive letters
+        member = PureWindowsPath(info.filename)  # understands / and \ and drive letters
         if ".." in member.parts or member.anchor:
             raise InputError(f"{path} has a member {info.filename!r} outside its own folder; make the zip without it")
     names = [info.filename for info in infos if not info.is_dir()]
-    # What macOS adds is none of the data.
+    # macOS adds files that are not data.
     names = [name for name in names if not name.startswith("__MACOSX/") and not name.split("/")[-1].startswith(".")]
     tops = {name[: name.find("/") + 1] for name in names}
     top = tops.pop() if len(tops) == 1 else ""
@@ -58,5 +93,11 @@ def _unpack(path: Path, name: str) -> bytes:
     try:
         with ZipFile(path) as archive:
             return archive.read(name)
-    except Exception as error:  # as above, and RuntimeError where a password is asked
-        raise InputError(f"{name} in {path} cannot be unpacked ({error}); fetch or make the zip again") from error
+    except Exception as error:  # as above, and RuntimeError if the zip needs a password
+        raise InputError(
+            f"{name} in {path} cannot be unpacked ({_reason(error)}); download or make the zip again"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

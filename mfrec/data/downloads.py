@@ -1,83 +1,95 @@
-"""Downloads: the named data sets, and how one gets from its publisher into the cache whole or not at all."""
+"""Downloads: the named data sets, and how one gets into the cache, complete or not at all."""
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mfrec.errors import InputError
 
-GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 EMBEDDED = "ml-latest-small"
+_GROUPLENS = "https://files.grouplens.org/datasets/movielens"
+_WAY_OUT = "give the path of a file, folder or zip instead"
 
-# The md5 of each zip as GroupLens publishes it; the embedded set is never downloaded.
-NAMED: dict[str, str | None] = {
+
+@dataclass(frozen=True)
+class Download:
+    """Where a named data set is published.
+
+    Attributes:
+        url: the address of a file or zip that some reader in `READERS` reads.
+        known_hash: its checksum, such as "md5:0e33…" or "sha256:8582…".
+    """
+
+    url: str
+    known_hash: str
+
+
+# A row makes a data set available by name; the embedded one is never downloaded.  The checksums are those that
+# GroupLens publishes.
+DATASETS: dict[str, Download | None] = {
     EMBEDDED: None,
-    "ml-100k": "0e33842e24a9c977be4e0107933c0723",
-    "ml-1m": "c4d9eecfca2ab87c1945afe126590906",
-    "ml-10m": "ce571fd55effeba0271552578f2648bd",
-    "ml-20m": "cd245b17a1ae2cc31bb14903e1204af3",
-    "ml-25m": "6b51fb2759a8657d3bfcbfc42b592ada",
+    "ml-100k": Download(f"{_GROUPLENS}/ml-100k.zip", "md5:0e33842e24a9c977be4e0107933c0723"),
+    "ml-1m": Download(f"{_GROUPLENS}/ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906"),
+    "ml-10m": Download(f"{_GROUPLENS}/ml-10m.zip", "md5:ce571fd55effeba0271552578f2648bd"),
+    "ml-20m": Download(f"{_GROUPLENS}/ml-20m.zip", "md5:cd245b17a1ae2cc31bb14903e1204af3"),
+    "ml-25m": Download(f"{_GROUPLENS}/ml-25m.zip", "md5:6b51fb2759a8657d3bfcbfc42b592ada"),
 }
 
 
-def zip_of(name: str, cache: str | Path | None = None, base_url: str = GROUPLENS) -> Path:
-    """The zip of a named data set: the embedded one, or the one in the cache, downloaded where it is not there whole.
+def local_file(name: str, cache: str | Path | None = None, base_url: str | None = None) -> Path:
+    """The file of a named data set: the embedded one or the one in the cache, downloaded if it is not there intact.
 
     Args:
-        name: a key of NAMED.
-        cache: a folder; by default $MFREC_CACHE, or else the user's cache folder.
-        base_url: the address under which NAME.zip lies.
+        name: a key of `DATASETS`.
+        cache: a folder; by default $MFREC_CACHE, else the user's cache folder.
+        base_url: the address of a mirror that has the files by their names; by default their publisher's.
 
     Raises:
-        InputError: it is not in the cache and cannot be downloaded, or the download has the wrong checksum.
+        InputError: the download fails or has the wrong checksum; nothing of it is kept.
     """
-    md5 = NAMED[name]
-    if md5 is None:
+    download = DATASETS[name]
+    if download is None:
         return Path(__file__).parent / "ml_latest_small" / f"{name}.zip"
-    import pooch  # which warns in notebooks that lack widgets, and which the embedded data do not need
+    import pooch  # warns in notebooks that lack widgets; the embedded data do without it
 
+    file = download.url.rsplit("/", 1)[-1]
+    url = download.url if base_url is None else f"{base_url.rstrip('/')}/{file}"
     folder = Path(cache or os.environ.get("MFREC_CACHE") or pooch.os_cache("mfrec")).expanduser()
-    path = folder / f"{name}.zip"
-    if not path.is_file() or _md5(path) != md5:
-        _download(f"{base_url.rstrip('/')}/{name}.zip", path, md5)
-    return path
-
-
-def _md5(path: Path) -> str:
-    import pooch
-
-    return str(pooch.file_hash(str(path), alg="md5"))
-
-
-def _download(url: str, path: Path, md5: str) -> None:
-    """Into a temporary file beside path, which takes its place only once its checksum is right."""
-    import pooch
-
-    way_out = "--data PATH takes a file, folder or zip instead"
+    pooch.get_logger().setLevel("WARNING")  # the progress bar says where the time goes
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as folder:
-            part = Path(folder) / path.name
-            with _Bar(path.name) as bar:
-                pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16)(url, str(part), None)
-            found = _md5(part)
-            if found == md5:
-                os.replace(part, path)
-    except (OSError, ValueError) as error:  # all of requests' errors are OSError, but for bad addresses
-        reason = type(error).__name__
-        raise InputError(f"{url} cannot be downloaded into {path.parent} ({reason}); {way_out}") from error
-    if found != md5:
-        raise InputError(f"{url} came with md5 {found} where {md5} is due, and was not kept; try again, or {way_out}")
+        # pooch downloads into a temporary file, which takes its place only if its checksum is right.
+        pooch.retrieve(url, download.known_hash, fname=file, path=folder, downloader=_downloader(file))
+    except OSError as error:  # includes all errors of requests
+        raise InputError(f"{url} cannot be downloaded into {folder} ({type(error).__name__}); {_WAY_OUT}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{url} does not have the checksum {download.known_hash} and was not kept; try again, or {_WAY_OUT}"
+        ) from error
+    return folder / file
+
+
+def _downloader(title: str) -> Callable[[str, str, Any], None]:
+    """A downloader for pooch, with a progress bar."""
+    import pooch
+
+    def download(url: str, path: str, caller: Any) -> None:
+        with _Bar(title) as bar:
+            pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16)(url, path, caller)
+        os.chmod(path, 0o644)  # pooch's temporary file can be read by its owner only, a shared cache by all
+
+    return download
 
 
 class _Bar:
-    """A rich bar on stderr, with the four methods and the total that pooch drives; silent off a terminal."""
+    """A rich progress bar on stderr with pooch's interface; silent if stderr is not a terminal."""
 
     def __init__(self, title: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -106,4 +118,4 @@ class _Bar:
         self._progress.update(self._task, completed=0)
 
     def close(self) -> None:
-        """Nothing: leaving the context stops the bar, after an error too."""
+        """Does nothing: leaving the context stops the bar, after an error too."""

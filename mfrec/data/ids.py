@@ -1,14 +1,14 @@
-"""Ids: the names users and items have outside, and the indices they have in the tables.
+"""Ids: the names of users and items outside the package, and their indices inside it.
 
-Ids are integers or strings, sorted (integers by value, then strings by code point), so that the order of a file's rows
-changes no index.  An `Index` of ids is int64 where all are integers and object otherwise, in every pandas.
+Ids are integers or strings.  They are sorted, integers by value and then strings by code point, so that the order of a
+file's rows changes no index.  A `pd.Index` of ids is int64 if all are integers, and object otherwise.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,9 @@ _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
 def id_index(ids: Iterable[Id]) -> pd.Index:
-    """Ids in the order given, int64 if every one is an integer of 64 bits."""
+    """Ids in their order, as int64 if each is an integer of 64 bits."""
     ids = list(ids)
-    if all(isinstance(one, int) and -(2**63) <= one < 2**63 for one in ids):
+    if all(isinstance(each, int) and -(2**63) <= each < 2**63 for each in ids):
         return pd.Index(np.array(ids, dtype=np.int64))
     return pd.Index(ids, dtype=object)
 
@@ -31,43 +31,97 @@ def id_index(ids: Iterable[Id]) -> pd.Index:
 def index_ids(column: pd.Series, kind: str) -> tuple[npt.NDArray[np.int64], pd.Index]:
     """(n_rows,) the index of each row's id, and the distinct ids in the order of their indices.
 
+    Args:
+        kind: "user" or "item", for messages.
+
     Raises:
         InputError: an id is missing, or is neither an integer nor a string.
     """
     missing = int(column.isna().sum())
     if missing:
-        raise InputError(f"{missing:,} of {len(column):,} rows have no {kind} id; drop them or give them one")
-    codes, uniques = pd.factorize(column)
-    found = [_plain(one, kind) for one in uniques.tolist()]
-    order = sorted(range(len(found)), key=lambda n: (isinstance(found[n], str), found[n]))
+        raise InputError(
+            f"{kind} ids must be complete ({missing:,} of {len(column):,} rows have none); drop or fill them"
+        )
+    codes, distinct = _factorized(column, kind)
+    order = sorted(range(len(distinct)), key=lambda n: (isinstance(distinct[n], str), distinct[n]))
     index_of_code = np.empty(len(order), dtype=np.int64)
     index_of_code[order] = np.arange(len(order))
-    return index_of_code[codes], id_index(found[n] for n in order)
+    return index_of_code[codes], id_index(distinct[n] for n in order)
 
 
-def _plain(one: object, kind: str) -> Id:
-    if isinstance(one, str):
-        return str(one)
-    if isinstance(one, (int, np.integer)) and not isinstance(one, bool):
-        return operator.index(one)
-    raise InputError(f"{kind} id {one!r} is a {type(one).__name__}; make the ids integers or strings")
+def _factorized(column: pd.Series, kind: str) -> tuple[npt.NDArray[np.intp], list[Id]]:
+    """(n_rows,) the code of each row, -1 if its id is missing, and the distinct ids."""
+    try:
+        codes, uniques = pd.factorize(column)
+    except TypeError as error:  # a list or another cell without a hash
+        raise InputError(f"{kind} ids must be integers or strings ({error}); convert the column") from error
+    return codes, [_plain(each, kind) for each in uniques.tolist()]
+
+
+def _plain(cell: object, kind: str) -> Id:
+    if isinstance(cell, str):
+        return str(cell)
+    if isinstance(cell, (int, np.integer)) and not isinstance(cell, bool):
+        return operator.index(cell)
+    raise InputError(
+        f"{kind} ids must be integers or strings (got {cell!r}, a {type(cell).__name__}); convert the column"
+    )
 
 
 def is_plain_integer(text: str) -> bool:
-    """Whether text is an integer of 64 bits written the one way that `str` writes it."""
+    """Whether text is an integer of 64 bits in the one form that `str` writes."""
     return _PLAIN_INTEGER.fullmatch(text) is not None and -(2**63) <= int(text) < 2**63
 
 
 def ids_from_text(texts: pd.Series) -> pd.Series:
-    """A column of ids read as text, as integers if that changes the text of none of them ("007" stays text)."""
+    """A categorical column of ids from text: integers if no text changes by it ("007" stays text)."""
     codes, uniques = pd.factorize(texts)
-    found = [str(text) for text in uniques]
-    ids: list[Id] = [int(text) for text in found] if all(map(is_plain_integer, found)) else list(found)
+    distinct = [str(text) for text in uniques]
+    integers = all(map(is_plain_integer, distinct))
+    ids: list[Id] = [int(text) for text in distinct] if integers else list(distinct)
     return pd.Series(pd.Categorical.from_codes(codes, categories=id_index(ids)), index=texts.index)
 
 
+def has_integer_ids(column: pd.Series) -> bool:
+    """Whether a column of ids, categorical or not, has an integer type."""
+    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    return bool(pd.api.types.is_integer_dtype(values))
+
+
+def ids_like(texts: Iterable[str], integers: bool) -> list[Id]:
+    """Ids from text to match another column: integers if that column has integers and the text is one."""
+    return [int(text) if integers and is_plain_integer(text) else text for text in texts]
+
+
+def concatenated_ids(columns: Sequence[pd.Series], kind: str) -> pd.Series:
+    """Columns of ids from several files, one after another: integers if all are, else text.
+
+    A column from a text file has integers only if `str` writes them as they were, so that text restores the original.
+
+    Args:
+        kind: "user" or "item", for messages.
+
+    Raises:
+        InputError: an id is neither an integer nor a string.
+    """
+    if all(map(has_integer_ids, columns)):
+        return pd.concat([_without_categories(column) for column in columns], ignore_index=True)
+    return pd.concat([_as_text(column, kind) for column in columns], ignore_index=True)
+
+
+def _without_categories(column: pd.Series) -> pd.Series:
+    plain = column.dtype == np.int64 or (isinstance(column.dtype, pd.CategoricalDtype) and not column.isna().any())
+    return column.astype(np.int64 if plain else object)
+
+
+def _as_text(column: pd.Series, kind: str) -> pd.Series:
+    codes, distinct = _factorized(column, kind)
+    texts = np.array([*map(str, distinct), None], dtype=object)  # code -1, a missing id, picks None
+    return pd.Series(texts[codes], dtype=object)
+
+
 def find_id(ids: pd.Index, typed: Id) -> int | None:
-    """The index of an id as typed, on a command line say ("31" finds the integer 31), or None.
+    """The index of an id as a person types it: "31" also finds the integer 31; None if there is none.
 
     Examples:
         >>> ids = id_index([1, 31, 1029])
@@ -77,15 +131,15 @@ def find_id(ids: pd.Index, typed: Id) -> int | None:
     candidates: list[Id] = [typed, str(typed)]
     if isinstance(typed, str) and is_plain_integer(typed):
         candidates.insert(1, int(typed))
-    at = ids.get_indexer(pd.Index(candidates, dtype=object))
-    return next((int(index) for index in at if index >= 0), None)
+    positions = ids.get_indexer(pd.Index(candidates, dtype=object))
+    return next((int(position) for position in positions if position >= 0), None)
 
 
 def indices_of(ids: pd.Index, typed: pd.Series) -> npt.NDArray[np.int64]:
-    """(n_rows,) the index of each id of a column, as `find_id` finds it, and -1 for none."""
-    found = ids.get_indexer(pd.Index(typed, dtype=object))
-    unknown = found < 0
-    if unknown.any():
-        texts = pd.Index([str(one) for one in ids], dtype=object)
-        found[unknown] = texts.get_indexer(pd.Index([str(one) for one in typed[unknown]], dtype=object))
-    return found.astype(np.int64)
+    """(n_rows,) the index of each id of a column, found as by `find_id`, and -1 for an unknown id."""
+    indices = ids.get_indexer(pd.Index(typed, dtype=object))
+    absent = indices < 0
+    if absent.any():
+        texts = pd.Index([str(each) for each in ids], dtype=object)
+        indices[absent] = texts.get_indexer(pd.Index([str(each) for each in typed[absent]], dtype=object))
+    return indices.astype(np.int64)

@@ -1,18 +1,26 @@
-"""Tables whose rows are not all of a rating: pairs to predict, or what someone rated; their other columns are kept."""
+"""Pairs: tables of (user, item) pairs to predict, or of one person's ratings; their further columns are kept."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from mfrec.data.ids import ids_from_text
-from mfrec.data.parsing import checked_text, first_line, parquet_frame, split_header, text_encoding
+from mfrec.data.text import (
+    checked_text,
+    first_line,
+    parquet_frame,
+    read_delimited,
+    reason_of,
+    shown,
+    split_header,
+    text_encoding,
+)
 from mfrec.errors import InputError
 
-# What the column of each role may be called, the first found counts.
+# The possible names of each role's column; the first that a table has counts.
 NAMES = {
     "user": ("user", "userId", "user_id"),
     "item": ("item", "movieId", "item_id", "itemId", "title"),
@@ -20,51 +28,55 @@ NAMES = {
 }
 
 
-def read_table(path: str | Path, needed: Sequence[str], maybe: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV, TSV or parquet table, whose columns of these roles are called "user", "item" and "rating".
+def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV, TSV or parquet table whose columns of these roles are renamed to "user", "item" and "rating".
 
-    Ids of text files are integers where the text of none changes by it, ratings are numbers, all else stays text.
+    Ids of text files become integers if no text changes by it; all other cells stay text.
 
     Args:
-        needed, maybe: roles that must have a column, and that may have one.
+        needed, optional: roles that must have a column, and roles that may have one.
 
     Raises:
-        InputError: there is no such file, it is empty or no table, or a needed column is not there.
+        InputError: there is no such file, it is not such a table, or a needed column is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}; give a CSV, TSV or parquet table")
-    data = path.read_bytes()
-    frame = parquet_frame(str(path), data) if data[:4] == b"PAR1" else _text(path, data)
-    frame.columns = frame.columns.astype(str)
-    for role in (*needed, *maybe):
-        found = next((name for name in NAMES[role] if name in frame), None)
-        if found is None and role in needed:
-            held = ", ".join(frame.columns[:6])
-            raise InputError(f"{path} has the columns {held} and no {' or '.join(NAMES[role])}; rename one")
-        if found is not None:
-            frame = frame.rename(columns={found: role})
-            empty = int((frame[role] == "").sum())
-            if empty:
-                raise InputError(
-                    f"{empty:,} of {len(frame):,} rows of {path} have no {role}; fill them, or leave them out"
-                )
-            if role != "rating" and frame[role].dtype == object:
-                frame[role] = ids_from_text(frame[role]).astype(object)
-    if not len(frame):
-        raise InputError(f"{path} has a header and no rows; give it some")
-    return frame
-
-
-def _text(path: Path, data: bytes) -> pd.DataFrame:
-    data = checked_text(str(path), data)
-    encoding = text_encoding(data)
-    first = first_line(data).decode(encoding)
-    separator, _ = split_header(first)
     try:
-        frame = pd.read_csv(io.BytesIO(data), sep=separator, dtype=object, na_filter=False, encoding=encoding)
-    except ValueError as error:  # pandas' ParserError is one
-        raise InputError(f"{path} is no table ({str(error).strip().splitlines()[-1]}); mend the line") from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes a surplus first field for an index
-        raise InputError(f"{path} has lines of more fields than its header {first!r}; mend the lines or the header")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    frame = parquet_frame(str(path), data) if data[:4] == b"PAR1" else _text_frame(path, data)
+    if not len(frame):
+        raise InputError(f"{path} has a header and no rows; give it at least one")
+    for role in (*needed, *optional):
+        name = next((name for name in NAMES[role] if name in frame), None)
+        if name is not None:
+            frame = _with_role(path, frame.rename(columns={name: role}), role)
+        elif role in needed:
+            names = " or ".join(NAMES[role])
+            raise InputError(f"{path} needs a column {names} (got {shown(', '.join(frame.columns))}); rename a column")
     return frame
+
+
+def _with_role(path: Path, frame: pd.DataFrame, role: str) -> pd.DataFrame:
+    """The frame with ids as integers if all of them are; the column of the role must be complete."""
+    column = frame[role]
+    missing = int((column.isna() | (column == "")).sum())
+    if missing:
+        raise InputError(
+            f"column {role!r} of {path} must be complete ({missing:,} of {len(frame):,} rows have none); "
+            "drop or fill them"
+        )
+    if role != "rating" and column.dtype == object:
+        return frame.assign(**{role: ids_from_text(column).astype(object)})
+    return frame
+
+
+def _text_frame(path: Path, data: bytes) -> pd.DataFrame:
+    data = checked_text(str(path), data)
+    separator, _ = split_header(first_line(data).decode(text_encoding(data), errors="replace"))
+    try:
+        return read_delimited(data, separator, dtype=object)
+    except ValueError as error:  # pandas' ParserError is a ValueError
+        raise InputError(f"{path} is not a table ({reason_of(error)}); correct or remove the line") from error

@@ -1,8 +1,8 @@
-"""Tables: from the bytes of one file to a frame of ratings, or to one sentence on what is wrong with them.
+"""Parsing: from the bytes of one file to a frame of ratings, or to one sentence about the first faulty line.
 
-Text is `user::item::rating[::timestamp]` lines, the same between tabs, or a delimited table with a header; anything
-else is parquet.  pandas' C parser reads it, and only where that stumbles are the lines looked through one by one.
-Ids are read as text and become integers only where no id of the column changes its text ("007" stays).
+Text is lines of `user::item::rating[::timestamp]`, the same between tabs, or a delimited table with a header; anything
+else is parquet.  pandas' C parser reads it, and only if that fails are the lines examined one by one.  Ids are read as
+text and become integers only if no id of the column changes by it ("007" stays text).
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,51 +18,67 @@ import numpy as np
 import pandas as pd
 
 from mfrec.data.ids import ids_from_text
-from mfrec.errors import InputError
+from mfrec.data.raw_tables import RatingRange
+from mfrec.data.text import (
+    checked_text,
+    first_line,
+    parquet_frame,
+    parse_number,
+    read_delimited,
+    reason_of,
+    shown,
+    split_header,
+    text_encoding,
+)
+from mfrec.errors import InputError, OptionError
 
 ROLES = ("user", "item", "rating", "timestamp")
 HEADERS = (("userId", "movieId", "rating", "timestamp"), ROLES, ("user_id", "item_id", "rating", "timestamp"))
-_NAME_THEM = "name them with columns (--columns USER,ITEM,RATING[,TIMESTAMP])"
-_INTEGER = re.compile(r"\s*[-+]?[0-9]{1,18}\s*")
-Scale = tuple[float, float]
+_NAME_THEM = "name its columns with columns='USER,ITEM,RATING[,TIMESTAMP]'"
 
 
 def column_names(columns: str | Sequence[str] | None) -> list[str] | None:
-    """ "user,item,rating[,timestamp]", or such a sequence, as a list; None of None.
+    """ "user,item,rating[,timestamp]", or such a sequence, as a list; None stays None.
 
     Raises:
-        InputError: these are not three or four distinct names.
+        OptionError: these are not three or four distinct names.
     """
     if columns is None:
         return None
     names = [name.strip() for name in columns.split(",")] if isinstance(columns, str) else list(columns)
     if len(names) not in (3, 4) or len(set(names)) < len(names) or "" in names:
-        raise InputError(f"columns {','.join(names)!r} are not three or four names; {_NAME_THEM}")
+        raise OptionError(
+            "columns", f"must be 3 or 4 distinct names, USER,ITEM,RATING[,TIMESTAMP] (got {','.join(names)!r})"
+        )
     return names
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the lines of a ratings file are to be read; columns: the position of each role among n_fields."""
+    """How to read the lines of a ratings file.
+
+    Attributes:
+        movielens_header: whether the columns have MovieLens's names.
+        columns: the position of each role among n_fields.
+    """
 
     separator: str
     quoting: Literal[0, 3]
-    encoding: str
     has_header: bool
     movielens_header: bool
     n_fields: int
     columns: dict[str, int]
 
 
-def read_ratings(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.DataFrame, Scale | None]:
-    """The ratings of a file's bytes, in columns named as in ROLES, and the scale, if any, that the format declares.
+def read_ratings(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.DataFrame, RatingRange | None]:
+    """The ratings in a file's bytes, in columns named as in ROLES, and the rating range that the format declares.
 
     Args:
-        where: what the file is called in errors.
-        wanted: the file's own names of these columns, as `column_names` gives them.
+        where: the file's path for messages.
+        wanted: the file's names of these columns, as `column_names` returns them.
 
     Raises:
-        InputError: the bytes are not such a table; the message names the line where one is at fault.
+        InputError: the bytes are not such a table; the message names the first faulty line.
     """
     if data[:4] == b"PAR1":
         return _read_parquet(where, data, wanted)
@@ -73,175 +88,126 @@ def read_ratings(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.
         data = data.replace(b"::", b"\t")
     layout = _layout(where, data, wanted)
     ratings = _parse(where, data, layout)
-    if double_colons:  # ml-1m has whole stars and ml-10m halves
+    if double_colons:  # ml-1m has whole stars, ml-10m half stars
         return ratings, (0.5 if bool((ratings["rating"] % 1 != 0).any()) else 1.0, 5.0)
     if layout.movielens_header:
         return ratings, (0.5, 5.0)
-    return ratings, (1.0, 5.0) if not layout.has_header and layout.separator == "\t" else None
-
-
-def checked_text(where: str, data: bytes) -> bytes:
-    """The bytes without a byte order mark, if they can be lines of text.
-
-    Raises:
-        InputError: there are none, or they are of a binary file.
-    """
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if not data or data.isspace():
-        raise InputError(f"{where} is empty; it should hold one line for each entry")
-    if b"\0" in data or any(byte < 9 or 13 < byte < 32 for byte in data[:4096]):
-        raise InputError(f"{where} is a binary file (it begins with {data[:4]!r}); give text, parquet or a zip of them")
-    return data
-
-
-def first_line(data: bytes) -> bytes:
-    """The first line that is not empty."""
-    return data[: 1 << 16].lstrip(b"\r\n").splitlines()[0]
-
-
-def text_encoding(data: bytes) -> str:
-    """ "utf-8", or else "latin-1", which the older MovieLens files are in and which takes any bytes."""
-    try:
-        if not data.isascii():
-            data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "utf-8"
+    # A headerless table between tabs is ml-100k only if its ratings are whole stars.
+    stars = not layout.has_header and layout.separator == "\t" and bool(ratings["rating"].isin(range(1, 6)).all())
+    return ratings, (1.0, 5.0) if stars else None
 
 
 def _layout(where: str, data: bytes, wanted: list[str] | None) -> _Layout:
-    """Told from the first line: a field that is a number makes it a rating, and not a header."""
-    encoding = text_encoding(data)
-    first = first_line(data).decode(encoding)
+    """The layout by the first line: if one of its fields is a number, the line is a rating and not a header."""
+    first = first_line(data).decode(text_encoding(data), errors="replace")
     separator, fields = split_header(first, wanted or ())
-    if wanted is None and any(_number(name) is not None for name in fields):
+    if wanted is None and any(parse_number(name) is not None for name in fields):
         if len(fields) not in (3, 4):
             raise InputError(
-                f"{where}, line 1: {_shown(first)} has {len(fields)} fields where user, item, rating[, timestamp] are "
-                f"due; give the columns a header and {_NAME_THEM}"
+                f"{where}, line 1: a rating has the fields user, item, rating[, timestamp] (got {len(fields)} in "
+                f"{shown(first)}); correct the line, or give the file a header and {_NAME_THEM}"
             )
         columns = {role: position for position, role in enumerate(ROLES[: len(fields)])}
-        return _Layout(separator, csv.QUOTE_NONE, encoding, False, False, len(fields), columns)
-    names = _named_columns(where, fields, wanted)
+        return _Layout(separator, csv.QUOTE_NONE, False, False, len(fields), columns)
+    names = named_columns(where, fields, wanted)
     columns = {role: fields.index(name) for role, name in names.items()}
-    return _Layout(separator, csv.QUOTE_MINIMAL, encoding, True, _is_movielens(names), len(fields), columns)
+    return _Layout(separator, csv.QUOTE_MINIMAL, True, _is_movielens(names), len(fields), columns)
 
 
 def _is_movielens(names: dict[str, str]) -> bool:
     return (names["user"], names["item"]) == HEADERS[0][:2]
 
 
-def split_header(line: str, wanted: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """The separator of a delimited table's first line, that which finds most of the wanted names, and its fields."""
-    parsed = {separator: next(csv.reader([line], delimiter=separator)) for separator in ",\t;"}
-    separator = max(parsed, key=lambda s: (len(set(wanted) & set(parsed[s])), len(parsed[s])))
-    return separator, parsed[separator]
+def named_columns(where: str, header: Sequence[str], wanted: Sequence[str] | None) -> dict[str, str]:
+    """The column of each role, by the names wanted, else by HEADERS; there the timestamp may be absent.
 
-
-def _named_columns(where: str, header: Sequence[str], wanted: Sequence[str] | None) -> dict[str, str]:
-    """The column of each role, by the names wanted or else by one of HEADERS; only there may the timestamp lack."""
+    Raises:
+        InputError: a column is missing.
+    """
     if wanted is not None:
         missing = [name for name in wanted if name not in header]
         if missing:
-            raise InputError(f"{where} has no column {missing[0]!r}, but {_shown(', '.join(header))}; {_NAME_THEM}")
+            raise InputError(f"{where} has no column {missing[0]!r} (it has {shown(', '.join(header))}); {_NAME_THEM}")
         return dict(zip(ROLES, wanted, strict=False))
     for names in HEADERS:
         if set(names[:3]) <= set(header):
             return {role: name for role, name in zip(ROLES, names, strict=True) if name in header}
-    known = " or ".join(",".join(names[:3]) for names in HEADERS)
-    raise InputError(f"{where} has the columns {_shown(', '.join(header))} and not {known}; {_NAME_THEM}")
+    expected = " or ".join(",".join(names[:3]) for names in HEADERS)
+    raise InputError(f"{where} must have the columns {expected} (got {shown(', '.join(header))}); {_NAME_THEM}")
 
 
 def _parse(where: str, data: bytes, layout: _Layout) -> pd.DataFrame:
-    """The ratings of a text file, through pandas' C parser; whatever it stumbles on is looked up line by line."""
+    """The ratings of a text file; if pandas refuses it, the error names the line."""
     roles = {position: role for role, position in layout.columns.items()}
     dtypes = {"user": "object", "item": "object", "rating": "float64", "timestamp": "int64"}
     try:
-        # All columns are read, for only then does the parser refuse a line of too many fields.
-        frame = pd.read_csv(
-            io.BytesIO(data),
-            sep=layout.separator,
+        # All columns are read, for only then does the parser refuse a line with too many fields.
+        frame = read_delimited(
+            data,
+            layout.separator,
             header=0 if layout.has_header else None,
             names=list(range(layout.n_fields)),
             dtype={n: dtypes[roles[n]] if n in roles else "object" for n in range(layout.n_fields)},
-            na_filter=False,
             quoting=layout.quoting,
-            encoding=layout.encoding,
         )
     except (ValueError, OverflowError) as error:  # pandas' ParserError is a ValueError
         raise _first_fault(where, data, layout, error) from error
     frame = frame.rename(columns=roles)[list(layout.columns)]
     if not len(frame):
-        raise InputError(f"{where} has a header and no ratings; it should hold a rating a line")
-    missing = (frame["user"] == "").any() or (frame["item"] == "").any()
-    shifted = not isinstance(frame.index, pd.RangeIndex)  # pandas takes a surplus first field for an index
-    if missing or shifted or not np.isfinite(frame["rating"].to_numpy()).all():
+        raise InputError(f"{where} has a header and no ratings; it must hold one line for each rating")
+    if (frame["user"] == "").any() or (frame["item"] == "").any() or not np.isfinite(frame["rating"].to_numpy()).all():
         raise _first_fault(where, data, layout, None)
     frame["user"], frame["item"] = ids_from_text(frame["user"]), ids_from_text(frame["item"])
     return frame
 
 
 def _first_fault(where: str, data: bytes, layout: _Layout, error: Exception | None) -> InputError:
-    """The error for the first line that is not a rating."""
-    text = io.TextIOWrapper(io.BytesIO(data), layout.encoding, newline="")
-    rows = csv.reader(text, delimiter=layout.separator, quoting=layout.quoting)
+    """The error, for the caller to raise, about the first line that is not a rating."""
     try:
-        if layout.has_header:
-            next(row for row in rows if row)
-        for row in rows:
-            fault = _fault(row, layout) if row else None
+        for number, row in _numbered_rows(data, layout):
+            fault = _fault(row, layout)
             if fault:
-                return InputError(f"{where}, line {rows.line_num}: {fault}; mend or drop the line")
+                return InputError(f"{where}, line {number}: {fault}; correct or remove the line")
     except csv.Error as csv_error:
         error = csv_error
-    reason = str(error).strip().splitlines()[0] if error else "no line of it is at fault alone"
+    reason = reason_of(error) if error else "no single line is at fault"
     return InputError(f"{where} cannot be read as ratings ({reason}); check its quotes and separators")
+
+
+def _numbered_rows(data: bytes, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each line after the header, with the line's number; blank lines are skipped."""
+    text = io.TextIOWrapper(io.BytesIO(data), text_encoding(data), newline="")
+    rows = csv.reader(text, delimiter=layout.separator, quoting=layout.quoting)
+    header = layout.has_header
+    for row in rows:
+        if row and (len(row) > 1 or row[0].strip(" ")):
+            if not header:
+                yield rows.line_num, row
+            header = False
 
 
 def _fault(row: list[str], layout: _Layout) -> str | None:
     if len(row) != layout.n_fields:
-        return f"{len(row)} fields where the first line has {layout.n_fields}"
+        return f"the line must have {layout.n_fields} fields, as the first line has (got {len(row)})"
     fields = {role: row[position] for role, position in layout.columns.items()}
     empty = next((role for role in ("user", "item") if fields[role] == ""), None)
     if empty:
         return f"the {empty} id is empty"
-    rating = _number(fields["rating"])
+    rating = parse_number(fields["rating"])
     if rating is None or not math.isfinite(rating):
-        return f"rating {_shown(fields['rating'])} is not a {'' if rating is None else 'finite '}number"
-    if "timestamp" in fields and not _INTEGER.fullmatch(fields["timestamp"]):
-        shown = _shown(fields["timestamp"])
-        return f"timestamp {shown} is not whole seconds since 1970; convert the column or leave it out"
+        return f"the rating must be a finite number (got {shown(fields['rating'])})"
+    if "timestamp" in fields and not _is_whole_seconds(fields["timestamp"]):
+        return f"the timestamp must be whole seconds since 1970 (got {shown(fields['timestamp'])})"
     return None
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _is_whole_seconds(text: str) -> bool:
+    number = parse_number(text)
+    return number is not None and math.isfinite(number) and number == int(number) and abs(number) < 2**63
 
 
-def _shown(text: str) -> str:
-    """Text quoted for a message, cut where it is long."""
-    return repr(text if len(text) <= 60 else text[:57] + "…")
-
-
-def parquet_frame(where: str, data: bytes) -> pd.DataFrame:
-    """The table of a parquet file's bytes, `where` being what the file is called in errors.
-
-    Raises:
-        InputError: pyarrow is not installed, or the bytes are not whole parquet.
-    """
-    try:
-        return pd.read_parquet(io.BytesIO(data))
-    except ImportError as error:
-        raise InputError(f"{where} is parquet, which needs pyarrow; pip install pyarrow, or give a CSV") from error
-    except (ValueError, OSError) as error:
-        raise InputError(f"{where} is not whole parquet ({str(error).splitlines()[0]}); make it again") from error
-
-
-def _read_parquet(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.DataFrame, Scale | None]:
+def _read_parquet(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.DataFrame, RatingRange | None]:
     frame = parquet_frame(where, data)
-    names = _named_columns(where, [str(name) for name in frame.columns], wanted)
+    names = named_columns(where, list(frame.columns), wanted)
     ratings = frame[list(names.values())].set_axis(list(names), axis=1)
     return ratings, (0.5, 5.0) if _is_movielens(names) else None

