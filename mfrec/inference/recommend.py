@@ -1,4 +1,4 @@
-"""Recommendations and similarities as frames of titles."""
+"""Recommendations and similarities as frames with ids and titles."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from torch import Tensor
 
 from mfrec.data.dataset import Dataset
 from mfrec.data.ids import Id
-from mfrec.errors import InputError, unknown
-from mfrec.inference.top_k import checked_candidates, checked_n, similar, top_n
-from mfrec.model.factorization import ITEM, USER, MatrixFactorization
-from mfrec.posteriors.posterior import Posterior
+from mfrec.errors import InputError, OptionError, unknown
+from mfrec.inference.top_k import checked_candidates, checked_n, similar, top_k
+from mfrec.model.entity import ITEM, USER
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.posteriors.base import Posterior
 
 
 def item_frame(dataset: Dataset, indices: Tensor, **values: Tensor) -> pd.DataFrame:
-    """The items at these indices, (n,), best first: id, title and what else is known, with a column for each value.
+    """The items at these indices, (n,), in their order: a column for each value, id, title and the other columns.
 
-    Positions that `top_n` or `similar` could not fill, index −1, are left out.
+    Places that `top_k` or `similar` could not fill, with index −1, are left out.
     """
-    found = (indices >= 0).cpu()
-    kept = indices.cpu()[found].numpy()
+    filled = (indices >= 0).cpu()
+    kept = indices.cpu()[filled].numpy()
     frame = dataset.items.iloc[kept].reset_index(drop=True)
     if "genres" in frame:
         frame["genres"] = ["|".join(genres) for genres in frame["genres"]]
-    columns = {name: value.cpu()[found].numpy() for name, value in values.items()}
+    columns = {name: value.cpu()[filled].numpy() for name, value in values.items()}
     return pd.concat([pd.DataFrame({**columns, "id": dataset.item_ids[kept]}), frame], axis=1)
 
 
@@ -41,37 +42,37 @@ def candidate_items(
     """(n_items,) bool, which items may be recommended.
 
     Args:
-        min_ratings: those with so many ratings: a film with a single 5-star rating has nothing else to be judged by.
-        genres: those of any of these.
-        years: those from the first year to the last, both included.
-        exclude: but not these, by id or title.
+        min_ratings: leave out items with fewer ratings; one 5-star rating says little about an item.
+        genres: only items of one of these genres.
+        years: only items from the first year to the last, both included.
+        exclude: leave out these items, by id or title.
 
     Raises:
-        InputError: no item has such a genre, an excluded one is unknown, or the items' genres or years are.
+        InputError: no item has one of the genres, an excluded item is unknown, or the data has no genres or years.
     """
-    chosen = dataset.ratings.item_counts.cpu() >= min_ratings
+    candidates = dataset.ratings.item_counts.cpu() >= min_ratings
     wanted = {genre.strip().casefold(): genre.strip() for genre in genres}
     if wanted:
-        column = _known_column(dataset, "genres")
-        known = {genre.casefold(): genre for found in column for genre in found}
+        column = _item_column(dataset, "genres")
+        names = {genre.casefold(): genre for genres in column for genre in genres}
         for folded, genre in wanted.items():
-            if folded not in known:
-                raise unknown("genre", genre, sorted(known.values()))
-        chosen &= torch.tensor([any(genre.casefold() in wanted for genre in found) for found in column])
+            if folded not in names:
+                raise unknown("genre", genre, sorted(names.values()))
+        candidates &= torch.tensor([any(genre.casefold() in wanted for genre in genres) for genres in column])
     if years is not None:
         first, last = years
         if first > last:
-            raise InputError(f"years {first} to {last} run backwards; give the first before the last")
-        within = _known_column(dataset, "year").between(first, last).fillna(False)
-        chosen &= torch.from_numpy(within.to_numpy(bool))
-    for one in exclude:
-        chosen[dataset.item_index(one)] = False
-    return chosen
+            raise OptionError("years", f"must be the first year, then the last (got {first} {last})")
+        within = _item_column(dataset, "year").between(first, last).fillna(False)
+        candidates &= torch.from_numpy(within.to_numpy(bool))
+    for item in exclude:
+        candidates[dataset.item_index(item)] = False
+    return candidates
 
 
-def _known_column(dataset: Dataset, name: str) -> pd.Series:
+def _item_column(dataset: Dataset, name: str) -> pd.Series:
     if name not in dataset.items:
-        raise InputError(f"{dataset.name} does not know the {name} of its items; ask for any")
+        raise InputError(f"{dataset.name} has no column {name!r} for its items; recommend without it")
     return dataset.items[name]
 
 
@@ -86,68 +87,73 @@ def recommended_items(
     candidates: Tensor | None = None,
     rank_by: Tensor | None = None,
 ) -> pd.DataFrame:
-    """The n items the user has not rated in the data with the highest predicted ratings, best first.
-
-    With the posterior that the model is the mean of, each with the deviation of its rating.
+    """The n items with the highest predicted ratings that the user has not rated in the data, best first.
 
     Args:
-        min_ratings: items with fewer ratings are left out, where no candidates are given.
+        user: a user index.
+        min_ratings: leave out items with fewer ratings, unless candidates are given.
+        posterior: the posterior whose mean the model is, for standard deviations.
         candidates: (n_items,) bool, which items may be recommended.
-        rank_by: (n_items,) what to rank them by in place of predictions.
+        rank_by: (n_items,) scores to rank by instead of the predictions.
 
     Returns:
-        a frame as of `item_frame`, with "predicted" and, of a posterior, "deviation", both in stars.
+        A frame as `item_frame` makes it, with "predicted" and, if the posterior has it, "std", both in stars.
 
     Raises:
         InputError: the user is not in the model, n is below 1, or candidates are not a bool for each item.
     """
-    device = model.scale.device
+    device = model.device
     seen = dataset.ratings.select(dataset.ratings.users == user).to(device)
     candidates = candidate_items(dataset, min_ratings) if candidates is None else candidates
     users = torch.tensor([user], device=device)
     if rank_by is None:
-        indices, predictions = (found[0] for found in top_n(model, users, n, seen, candidates=candidates, clip=True))
+        indices, predictions = (rows[0] for rows in top_k(model, users, n, seen, candidates=candidates, clip=True))
     else:
-        chosen = checked_candidates(candidates, model.n_items).to(device, copy=True)
-        chosen[seen.items.long()] = False
-        indices = rank_by.where(chosen, -torch.inf).argsort(descending=True, stable=True)[: checked_n(n, len(chosen))]
-        indices = indices[chosen[indices]]
+        eligible = checked_candidates(candidates, model.n_items).to(device, copy=True)
+        eligible[seen.items.long()] = False
+        order = rank_by.where(eligible, -torch.inf).argsort(descending=True, stable=True)
+        indices = order[: checked_n(n, len(eligible))]
+        indices = indices[eligible[indices]]
         predictions = model.predict(users.expand(len(indices)), indices, clip=True)
     columns = {"predicted": predictions}
-    if posterior is not None:
-        found = indices.clamp_min(0)
-        columns["deviation"] = posterior.deviation(torch.full_like(found, user), found)
+    if posterior is not None and posterior.has_std:
+        items = indices.clamp_min(0)
+        columns["std"] = posterior.std(torch.full_like(items, user), items)
     return item_frame(dataset, indices, **columns)
 
 
 def similar_items(
     dataset: Dataset, model: MatrixFactorization, item: int, n: int = 10, min_ratings: int = 20
 ) -> pd.DataFrame:
-    """The n items whose factors point most nearly where this item's do, best first.
+    """The n items whose factors have the highest cosine with this item's, best first.
 
-    Items with fewer than min_ratings ratings are left out: little is known of where their factors point.
+    Args:
+        item: an item index.
+        min_ratings: leave out items with fewer ratings, whose factors are uncertain.
 
     Raises:
         InputError: the item is not in the model, or n is below 1.
     """
-    known = dataset.ratings.item_counts >= min_ratings
-    indices, cosines = similar(model.factors(ITEM), torch.tensor([item]), n, known)
+    candidates = dataset.ratings.item_counts >= min_ratings
+    indices, cosines = similar(model.factors(ITEM), torch.tensor([item]), n, candidates)
     return item_frame(dataset, indices[0], cosine=cosines[0])
 
 
 def similar_users(
     dataset: Dataset, model: MatrixFactorization, user: int, n: int = 10, min_ratings: int = 20
 ) -> pd.DataFrame:
-    """The n users whose factors point most nearly where this user's do, best first: cosine, id, number of ratings.
+    """The n users whose factors have the highest cosine with this user's, best first: cosine, id, number of ratings.
 
-    Users with fewer than min_ratings ratings are left out, as items are by `similar_items`.
+    Args:
+        user: a user index.
+        min_ratings: leave out users with fewer ratings, whose factors are uncertain.
 
     Raises:
         InputError: the user is not in the model, or n is below 1.
     """
     counts = dataset.ratings.user_counts
     indices, cosines = similar(model.factors(USER), torch.tensor([user]), n, counts >= min_ratings, kind="user")
-    found = (indices[0] >= 0).cpu()
-    kept = indices[0].cpu()[found]
-    columns = {"cosine": cosines[0].cpu()[found].numpy(), "id": dataset.user_ids[kept.numpy()]}
+    filled = (indices[0] >= 0).cpu()
+    kept = indices[0].cpu()[filled]
+    columns = {"cosine": cosines[0].cpu()[filled].numpy(), "id": dataset.user_ids[kept.numpy()]}
     return pd.DataFrame({**columns, "ratings": counts[kept].numpy()})

@@ -1,0 +1,126 @@
+"""The posterior protocol: one class for each kind of inference, all used alike.
+
+    mean_model()            the model that predicts the posterior mean of every rating
+    has_std, std(...)       standard deviations of ratings, if the kind has them
+    sample(...)             a model drawn from the posterior
+    trace()                 the samples that the posterior consists of, if it does
+    conditionals(...)       the distribution of new rows given their ratings, one for each set of trained parameters
+    folded(...)             the posterior of the new rows, from their solved conditionals
+    state_dict()            its state, with its "kind"
+
+A new kind is a subclass in a file of its own and a row in `mfrec.posteriors.registry.POSTERIORS`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mfrec.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mfrec.model.factorization import MatrixFactorization
+    from mfrec.model.objective import Objective
+    from mfrec.posteriors.new_rows import Conditional, NewRows, SolvedRows
+
+# Nine ratings in ten are within this many standard deviations of their predictions: the normal's quantile of 0.95.
+Z_90 = 1.6448536269514722
+# τ ~ Gamma(c, c), the precision scale of a user or item: as much evidence as 2c ratings that it is like the others.
+PRECISION_SCALE_SHAPE = 16.0
+
+
+class Posterior(ABC):
+    """What a solver inferred about a model's parameters.
+
+    Attributes:
+        kind: the name of the class in `POSTERIORS`.
+        model: the features, the offset and the rating range that the whole posterior shares, with one set of
+            parameters.
+    """
+
+    kind: ClassVar[str]
+    model: MatrixFactorization
+
+    @abstractmethod
+    def mean_model(self) -> MatrixFactorization:
+        """A model that predicts the posterior mean of every rating."""
+
+    @property
+    def has_std(self) -> bool:
+        """Whether there are standard deviations and samples."""
+        return False
+
+    def require_std(self) -> None:
+        """Check that there are standard deviations and samples.
+
+        Raises:
+            InputError: there are none; the message says why.
+        """
+        if not self.has_std:
+            raise InputError("a point estimate has no standard deviations and no samples; train a Bayesian solver")
+
+    def std(self, users: Tensor, items: Tensor, *, include_noise: bool = True) -> Tensor:
+        """(n,) the standard deviation of the rating at each (user, item) index pair, in the ratings' unit.
+
+        Args:
+            include_noise: False gives the standard deviation of the expected rating, without the ratings' noise.
+
+        Raises:
+            InputError: there are no standard deviations, or an index is not in the model.
+        """
+        self.require_std()
+        raise NotImplementedError
+
+    def sample(self, generator: torch.Generator | None = None) -> MatrixFactorization:
+        """A model without features drawn from the posterior, by a generator on the CPU.
+
+        Raises:
+            InputError: there are no samples.
+        """
+        self.require_std()
+        raise NotImplementedError
+
+    def trace(self) -> Iterator[tuple[MatrixFactorization, float]]:
+        """Each kept sample in order: a model without features, and the noise's standard deviation α^−½.
+
+        Empty if the posterior does not consist of samples.
+        """
+        return iter(())
+
+    @abstractmethod
+    def conditionals(self, new_rows: NewRows, generator: torch.Generator | None = None) -> Iterator[Conditional]:
+        """The distribution of new rows given their ratings, one for each set of trained parameters.
+
+        Each is solved before the next is asked for.
+
+        Args:
+            new_rows: rows that join `model`.
+            generator: the source of samples, on the CPU; seeded with 0 by default.
+
+        Raises:
+            InputError: rows cannot be folded into this posterior.
+        """
+
+    @abstractmethod
+    def folded(self, new_rows: NewRows, solved: Iterable[SolvedRows]) -> Posterior:
+        """The posterior of the new rows and the trained rows of the other entity, from the solved conditionals."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """The state besides the model, with "kind": tensors, numbers, strings, dicts and lists."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: Mapping[str, Any], model: MatrixFactorization, objective: Objective) -> Posterior:
+        """The posterior that returned this `state_dict()`, around its model and the objective of the training."""
+
+
+def without_features(model: MatrixFactorization, users: Tensor, items: Tensor) -> MatrixFactorization:
+    """A model like this one with these augmented factors, (n_users, k) and (n_items, k), and without features."""
+    return model.from_augmented_factors(
+        users, items, biases=model.biases, offset=model.offset, rating_range=model.rating_range
+    )

@@ -1,0 +1,251 @@
+"""Posterior samples: draws θ_s, x_s of all parameters, and the mean of their predictions as one model.
+
+For a new user and each draw, the items' τ_i are in the weights w, and R = λ/α and m are the draw's prior.  τ and θ are
+drawn in turn, as in `mfrec.solvers.gibbs`, with Σ w (r − θ · x̃)² = c − 2 bᵀθ + θᵀAθ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfrec.errors import InputError
+from mfrec.model.entity import ITEM, USER
+from mfrec.model.factorization import MatrixFactorization, pair_dots
+from mfrec.model.objective import Objective
+from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, Posterior, without_features
+from mfrec.posteriors.draws import standard_gamma, standard_normal
+from mfrec.posteriors.new_rows import Conditional, NewRows, RowStatistics, SolvedRows
+from mfrec.posteriors.product_mean import ProductMean
+
+# Draws of τ and a new row for each draw of the trained parameters; they start where the last draw's ended.
+TURNS = 3
+
+
+class Draw(NamedTuple):
+    """A draw of everything that was sampled.
+
+    parameters: the model's parameters by name.
+    alpha: α, the precision of the noise.
+    precision_scales: τ of users and of items, (n, 1) each.
+    priors: λ and m, (k,) each, of every term of the model.
+    """
+
+    parameters: dict[str, Tensor]
+    alpha: float
+    precision_scales: list[Tensor]
+    priors: list[list[Tensor]]
+
+    def to(self, device: torch.device) -> Draw:
+        """This draw on another device."""
+        return Draw(
+            {name: parameter.to(device) for name, parameter in self.parameters.items()},
+            self.alpha,
+            [tensor.to(device) for tensor in self.precision_scales],
+            [[tensor.to(device) for tensor in prior] for prior in self.priors],
+        )
+
+
+class PosteriorSamples(Posterior):
+    """Samples of a model's parameters, and the mean of the predictions of all of them.
+
+    The mean is over every draw added.  At most `max_draws` draws are kept, evenly spread, for standard deviations and
+    new rows.
+
+    Args:
+        model: the model whose parameters are drawn; all draws share its features, offset and rating range.
+        max_draws: how many draws to keep; when full, every second draw is dropped and the stride doubles.
+        homoscedastic: whether τ is 1 for all users and items.
+    """
+
+    kind: ClassVar[str] = "samples"
+
+    def __init__(self, model: MatrixFactorization, max_draws: int, homoscedastic: bool = False) -> None:
+        self.model, self.max_draws, self.homoscedastic = model, max_draws, homoscedastic
+        self.mean, self.stride = ProductMean(model), 1
+        self.draws: list[Draw] = []
+
+    @torch.no_grad()
+    def add(
+        self,
+        alpha: float,
+        precision_scales: Sequence[Tensor],
+        priors: Sequence[Sequence[Tensor]],
+        expected: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Add the model's parameters as a draw, with the draws of α, of τ, and of each term's λ and m.
+
+        Args:
+            expected: augmented factors whose product is the draw's expected prediction given all else, if it is known.
+                The mean over draws uses it, since it varies less (Rao–Blackwell); standard deviations use the draw.
+        """
+        if self.mean.n % self.stride == 0:
+            parameters = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+            self.draws.append(Draw(parameters, alpha, list(precision_scales), [list(prior) for prior in priors]))
+        self.mean.add(*(expected or self.model.augmented_factors()))
+        if len(self.draws) > self.max_draws:
+            self.draws, self.stride = self.draws[::2], 2 * self.stride
+
+    @torch.no_grad()
+    def mean_model(self) -> MatrixFactorization:
+        """The model, of several times the rank, that predicts the mean of the draws; without draws, the model."""
+        return self.mean.mean_model() if self.mean.n else self.model
+
+    @property
+    def has_std(self) -> bool:
+        """Whether there is a draw yet."""
+        return bool(self.draws)
+
+    def require_std(self) -> None:
+        """Check that there is a draw.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.draws:
+            raise InputError("the sampler kept no samples: it stopped within its burn-in; train it for more epochs")
+
+    @torch.no_grad()
+    def std(self, users: Tensor, items: Tensor, *, include_noise: bool = True) -> Tensor:
+        """(n,) √(variance between the predictions of the kept draws + mean variance of the noise).
+
+        Args:
+            include_noise: False leaves out the noise.
+
+        Raises:
+            InputError: there is no draw, or an index is not in the model.
+        """
+        self.require_std()
+        total = squares = variance = torch.zeros(len(users), dtype=torch.float64, device=self.model.device)
+        for draw in self.draws:
+            product = pair_dots(*self.model.augmented_factors(draw.parameters), users, items).double()
+            total, squares = total + product, squares + product.square()
+            if include_noise:
+                user_tau, item_tau = draw.precision_scales
+                variance = variance + 1 / (draw.alpha * pair_dots(user_tau, item_tau, users, items).double())
+        n = len(self.draws)
+        spread = (squares - total.square() / n).clamp_min(0) / max(n - 1, 1)
+        std: Tensor = (spread + variance / n).sqrt()
+        return std.to(self.model.dtype)
+
+    @torch.no_grad()
+    def sample(self, generator: torch.Generator | None = None) -> MatrixFactorization:
+        """One of the kept draws, each with the same probability, as a model without features.
+
+        Raises:
+            InputError: there is no draw.
+        """
+        self.require_std()
+        return self._model_of(self.draws[int(torch.randint(len(self.draws), (), generator=generator))])
+
+    def trace(self) -> Iterator[tuple[MatrixFactorization, float]]:
+        """The kept draws in their order, each as a model without features, with the noise's standard deviation."""
+        return ((self._model_of(draw), draw.alpha**-0.5) for draw in self.draws)
+
+    def _model_of(self, draw: Draw) -> MatrixFactorization:
+        return without_features(self.model, *self.model.augmented_factors(draw.parameters))
+
+    def prior(self, draw: Draw, entity: int) -> list[Tensor]:
+        """λ and m, (k,) each, of an entity's own rows; an infinite λ if it has only its features."""
+        for term, prior in zip(self.model.all_terms, draw.priors, strict=True):
+            if term.entity == entity and term.features is None:
+                return prior
+        zeros = torch.zeros_like(self.model.free_columns()[entity][0])
+        return [torch.full_like(zeros, torch.inf), zeros]
+
+    def conditionals(self, new_rows: NewRows, generator: torch.Generator | None = None) -> Iterator[Conditional]:
+        """The conditional of the new rows for each kept draw.
+
+        Raises:
+            InputError: there is no draw.
+        """
+        self.require_std()
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        # τ goes on from draw to draw, which is why a few turns for each suffice.
+        tau = torch.ones(new_rows.n_rows, 1, dtype=self.model.dtype, device=self.model.device)
+        for draw in self.draws:
+            prior = self.prior(draw, new_rows.entity)
+            yield SampledRows(new_rows, draw, prior, tau, 1 if self.homoscedastic else TURNS, generator)
+
+    def folded(self, new_rows: NewRows, solved: Iterable[SolvedRows]) -> PosteriorSamples:
+        """Samples of the new rows and their partners, whose mean is that of the draws' expected predictions."""
+        samples: PosteriorSamples | None = None
+        for draw, rows in zip(self.draws, solved, strict=True):
+            model = new_rows.model(rows.sample, rows.partners)
+            samples = PosteriorSamples(model, len(self.draws), self.homoscedastic) if samples is None else samples
+            samples.model = model
+            tau = new_rows.users_first(rows.precision_scales, draw.precision_scales[1 - new_rows.entity])
+            priors = [self.prior(draw, entity) for entity in (USER, ITEM)]
+            samples.add(draw.alpha, tau, priors, new_rows.users_first(rows.mean, rows.partners))
+        assert samples is not None
+        return samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """The kept draws, and the mean over all that were added."""
+        return {
+            "kind": self.kind,
+            "max_draws": self.max_draws,
+            "homoscedastic": self.homoscedastic,
+            "stride": self.stride,
+            "draws": [draw._asdict() for draw in self.draws],
+            "mean": self.mean.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict()`, on the model's device; `max_draws` stays as it is."""
+        self.homoscedastic, self.stride = state["homoscedastic"], state["stride"]
+        self.draws = [Draw(**draw).to(self.model.device) for draw in state["draws"]]
+        self.mean.load_state_dict(state["mean"])
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], model: MatrixFactorization, objective: Objective) -> PosteriorSamples:
+        """The samples around their model, on its device."""
+        samples = cls(model, state["max_draws"])
+        samples.load_state_dict(state)
+        return samples
+
+
+class SampledRows(Conditional):
+    """New rows drawn given one draw of the trained parameters.
+
+    Args:
+        prior: λ and m of the new rows, (k,) each; an infinite λ keeps them at their base.
+        tau: (n_rows, 1) where τ starts; solving changes it in place.
+        turns: how many times to draw τ and the rows in turn; with one, τ stays as it is.
+    """
+
+    def __init__(
+        self,
+        new_rows: NewRows,
+        draw: Draw,
+        prior: Sequence[Tensor],
+        tau: Tensor,
+        turns: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(new_rows, draw.parameters, draw.precision_scales[1 - new_rows.entity])
+        self.alpha, self.tau, self.turns, self.generator = draw.alpha, tau, turns, generator
+        self.precision, self.prior_mean = (tensor[new_rows.columns] for tensor in prior)
+        self.has_own_rows = bool(torch.isfinite(prior[0]).all())
+
+    def ridge(self, rows: slice, tau: Tensor) -> Tensor:
+        """λ/α."""
+        return self.precision / self.alpha
+
+    def solve_block(self, statistics: RowStatistics) -> SolvedRows:
+        """The rows and their τ drawn in turn; the mean is given the last τ."""
+        rows = statistics.rows
+        for _ in range(self.turns):
+            tau = self.tau[rows].clone()
+            mean, factor = statistics.minimum(tau, self.ridge(rows, tau), self.prior_mean)
+            normal = standard_normal(mean.shape, mean, self.generator)
+            turned = torch.linalg.solve_triangular(factor.mT, normal[..., None], upper=True)[..., 0]
+            sample = mean + turned * self.alpha**-0.5
+            if self.turns > 1:
+                rate = PRECISION_SCALE_SHAPE + 0.5 * self.alpha * statistics.errors(sample).double()
+                shape = PRECISION_SCALE_SHAPE + 0.5 * statistics.counts.double()
+                self.tau[rows] = (standard_gamma(shape, self.generator) / rate).to(mean.dtype)
+        return SolvedRows(mean, sample, torch.zeros_like(mean), tau, self.partners)
