@@ -1,11 +1,10 @@
-"""Recommender: a solver, its model and its fit behind the methods that scikit-learn's users know.
+"""Recommender: training and its answers behind the methods of a scikit-learn estimator.
 
-It holds options and delegates: `fit` is `make_solver` and `fit.fit`, all that is asked afterwards `trained.Trained`.
+It holds options and delegates: `fit` is `experiments.training.train`, and everything else is the `TrainedModel`.
 """
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -15,44 +14,38 @@ import torch
 
 from mfrec.data.dataset import Dataset
 from mfrec.data.ids import Id
-from mfrec.data.parsing import Scale
-from mfrec.data.ratings import Ratings, random_split
+from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError, unknown
 from mfrec.evaluation.metrics import rmse
-from mfrec.experiments.loop import answer, fit, posterior_of
-from mfrec.experiments.training import TRAIN, VALID, make_solver
-from mfrec.inference.trained_model import Trained
-from mfrec.solvers.base import DEFAULT, SOLVERS
+from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.training import VALID_FRACTION, train
+from mfrec.inference.trained_model import TrainedModel
+from mfrec.options import option_names
+from mfrec.solvers.registry import DEFAULT_SOLVER
 
-# What `make_solver` takes beside the solver's own knobs.
-MODEL_OPTIONS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(make_solver).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name != "generator"
-}
-USUAL = {"epochs": 100, "patience": 8, "valid_fraction": 0.05}
+# The constructor's parameters and their defaults; every other parameter is an option of `ExperimentConfig`.
+PARAMETERS = {"solver": DEFAULT_SOLVER, "user": "user", "item": "item", "rating": "rating", "rating_range": None}
+# All ratings that `fit` gets are for training and validation; nothing is written.
+FIXED = {"test_fraction": 0.0, "run_dir": None, "loggers": ()}
 
 
 class Recommender:
-    """Matrix factorization in scikit-learn's manner.
+    """Matrix factorization with the interface of a scikit-learn estimator.
 
     Args:
         solver: a name in `SOLVERS`.
-        epochs, patience, valid_fraction: as in `fit.fit`, and the share held out to know when to stop; by default what
-            suits the solver, or else 100, 8 and 0.05.
-        seed: of the validation part, the start and the solver.
-        device: where to compute.
         user, item, rating: the columns of frames.
-        scale: lowest and highest possible rating; by default as found.
-        options: of `make_solver`, such as rank, l2, implicit or item_features, and the solver's own, such as lr; by
-            default what suits the solver.
+        rating_range: lowest and highest possible rating; by default those in the data.
+        options: options of the model, the objective and the training, such as rank, l2, epochs, patience or seed,
+            and the solver's own, such as lr; see `ExperimentConfig`.  Defaults are those of the solver.  Exceptions:
+            device is "cpu"; valid_fraction is 0.05, and 0 for vb and gibbs.
 
     Attributes:
-        trained_: after `fit`, the `Trained` that answers everything else: new users, similar items, reasons.
-        progress_: after `fit`, its `Progress`: epochs, seconds and the best validation RMSE.
+        trained_: after `fit`, the `TrainedModel` that answers everything else: new users, similar items, reasons.
+        progress_: after `fit`, its `Progress`: epochs, seconds and the best validation metric.
 
     Raises:
-        InputError: there is no such solver, or it takes no such option.
+        InputError: the solver or an option is unknown, or an option has a value of the wrong type.
 
     Examples:
         >>> users, items = ["ann", "ann", "bob", "bob", "cem"], ["Alien", "Emma", "Alien", "Jaws", "Emma"]
@@ -67,149 +60,113 @@ class Recommender:
 
     def __init__(
         self,
-        solver: str = DEFAULT,
+        solver: str = DEFAULT_SOLVER,
         *,
-        epochs: int | None = None,
-        patience: int | None = None,
-        valid_fraction: float | None = None,
-        seed: int = 0,
-        device: str = "cpu",
         user: str = "user",
         item: str = "item",
         rating: str = "rating",
-        scale: Scale | None = None,
+        rating_range: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
-        self.solver, self.epochs, self.patience, self.valid_fraction = solver, epochs, patience, valid_fraction
-        self.seed, self.device, self.user, self.item, self.rating, self.scale = seed, device, user, item, rating, scale
+        self.solver, self.user, self.item, self.rating, self.rating_range = solver, user, item, rating, rating_range
         self.options = options
-        self._check()
+        self._config()  # raises for unknown options
 
     def __repr__(self) -> str:
-        given = [f"{name}={value!r}" for name, value in self.get_params().items() if value != self._default(name)]
-        return f"Recommender({', '.join(given)})"
+        params = self.get_params().items()
+        shown = [f"{name}={value!r}" for name, value in params if name not in PARAMETERS or value != PARAMETERS[name]]
+        return f"Recommender({', '.join(shown)})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """All options by name; `deep` is scikit-learn's, and changes nothing."""
-        return {name: getattr(self, name) for name in self._own()} | self.options
+        """The constructor's parameters and the options that were set, by name; `deep` has no effect."""
+        return {name: getattr(self, name) for name in PARAMETERS} | self.options
 
     def set_params(self, **params: Any) -> Recommender:
-        """Change options.
+        """Change parameters and options.
 
         Raises:
-            InputError: there is no such option; nothing is changed then.
+            InputError: one is unknown or has a value of the wrong type; nothing is changed.
         """
         changed = type(self)(**(self.get_params() | params))
-        for name in self._own():
+        for name in PARAMETERS:
             setattr(self, name, getattr(changed, name))
         self.options = changed.options
         return self
 
     def fit(self, X: pd.DataFrame | Dataset | Ratings, y: Any = None) -> Recommender:
-        """Train on a frame with a row a rating, or on a dataset or ratings as they are.
+        """Train on a frame with one row per rating, on ratings, or on a dataset.
 
         Args:
-            y: the ratings, where the frame has them not.
+            y: the ratings, if they are not a column of the frame.
 
         Raises:
-            InputError: X is nothing of these, or `Dataset.from_frame`, the model, the solver or the fit refuse it.
+            InputError: X has an unsupported type, an option is out of range, or the frame, the model or the solver
+                is refused.
         """
-        dataset = self._dataset(X, y)
-        generator = torch.Generator().manual_seed(self.seed)
-        part = torch.full((len(dataset.ratings),), TRAIN, dtype=torch.uint8)
-        part[random_split(dataset.ratings, self._suited("valid_fraction"), generator)] = VALID
-        ratings, options = dataset.ratings.to(self.device), self._chosen()
-        train, valid = ratings.split(part.to(ratings.device) == VALID)
-        solver = make_solver(self.solver, dataset, train, generator=generator, **options)
-        epochs, patience = self._suited("epochs"), self._suited("patience")
-        self.progress_ = fit(solver, valid if len(valid) else None, epochs=epochs, patience=patience)
-        known = {
-            name: options.get(name, MODEL_OPTIONS[name]) for name in ("implicit", "user_features", "item_features")
-        }
-        self.trained_ = Trained(
-            self.solver,
-            answer(solver),
-            dataset,
-            part,
-            solver.objective,
-            posterior_of(solver),
-            damping=options.get("damping", MODEL_OPTIONS["damping"]),
-            **known,
-        )
+        result = train(self._config(), self._dataset(X, y), loggers=())
+        self.trained_, self.progress_ = result.trained_model(), result.progress
         return self
 
     def predict(self, X: pd.DataFrame) -> npt.NDArray[np.float64]:
-        """(n,) predicted ratings of a frame's pairs, in stars, with unknown ids by the rule of `trained.py`.
+        """(n,) predicted ratings of a frame's (user, item) pairs; ids without training ratings are allowed.
 
         Raises:
-            InputError: nothing was fitted, or the frame lacks a column or an id.
+            InputError: the recommender is not fitted, or the frame lacks a column or an id.
         """
-        found = self._fitted().predict_frame(X, user=self.user, item=self.item)
-        return found["prediction"].to_numpy(np.float64)
+        predicted = self._fitted().predict_frame(X, user=self.user, item=self.item)
+        return predicted["prediction"].to_numpy(np.float64)
 
     def score(self, X: pd.DataFrame, y: Any = None) -> float:
-        """−RMSE of the predictions, in stars, so that more is better; y: the ratings, where the frame has them not."""
-        truth = torch.from_numpy(np.array(X[self.rating] if y is None else y, dtype=np.float64))
-        return -rmse(torch.from_numpy(self.predict(X)), truth)
+        """−RMSE of the predictions, so that higher is better; y: the ratings, if they are not a column of the frame."""
+        ratings = torch.from_numpy(np.array(X[self.rating] if y is None else y, dtype=np.float64))
+        return -rmse(torch.from_numpy(self.predict(X)), ratings)
 
     def recommend(self, user: Id, n: int = 10, **options: Any) -> pd.DataFrame:
-        """The n best items that the user has not rated, as `Trained.recommend` gives them, which takes the options.
+        """The n best items that the user has not rated; options are those of `TrainedModel.recommend`.
 
         Raises:
-            InputError: nothing was fitted, or as of `Trained.recommend`.
+            InputError: the recommender is not fitted, or `TrainedModel.recommend` refuses an option.
         """
         return self._fitted().recommend(user, n, **options)
 
-    def _fitted(self) -> Trained:
-        trained: Trained | None = getattr(self, "trained_", None)
+    def _fitted(self) -> TrainedModel:
+        trained: TrainedModel | None = getattr(self, "trained_", None)
         if trained is None:
-            raise InputError("this Recommender has not been fitted; call fit with ratings first")
+            raise InputError("this Recommender is not fitted; call fit with ratings first")
         return trained
 
     def _dataset(self, X: pd.DataFrame | Dataset | Ratings, y: Any) -> Dataset:
         if isinstance(X, Dataset):
             return X
-        if not isinstance(X, pd.DataFrame | Ratings):
-            raise InputError(f"ratings are a frame, Ratings or a Dataset, not a {type(X).__name__}; make them one")
         if isinstance(X, Ratings):
             users, items = (pd.DataFrame(index=pd.RangeIndex(n)) for n in (X.n_users, X.n_items))
             user_ids, item_ids = (pd.Index(np.arange(n)) for n in (X.n_users, X.n_items))
-            scale = self.scale or (float(X.values.min()), float(X.values.max()))
-            return Dataset("ratings", X, user_ids, item_ids, users, items, scale)
+            rating_range = self.rating_range or (float(X.values.min()), float(X.values.max()))
+            return Dataset("ratings", X, user_ids, item_ids, users, items, rating_range)
+        if not isinstance(X, pd.DataFrame):
+            raise InputError(f"X must be a DataFrame, Ratings or Dataset (got {type(X).__name__})")
         frame = X if y is None else X.assign(**{self.rating: np.asarray(y)})
-        return Dataset.from_frame(frame, self.user, self.item, self.rating, scale=self.scale)
+        return Dataset.from_frame(frame, self.user, self.item, self.rating, rating_range=self.rating_range)
 
-    def _suited(self, name: str) -> Any:
-        """What was given, or suits the solver, or else is usual."""
-        given = getattr(self, name)
-        return getattr(SOLVERS[self.solver], "defaults", {}).get(name, USUAL[name]) if given is None else given
+    def _config(self) -> ExperimentConfig:
+        """The configuration of the training; its ranges are checked by `train`.
 
-    def _chosen(self) -> dict[str, Any]:
-        """What was given, and what suits the solver where nothing was."""
-        defaults = getattr(SOLVERS[self.solver], "defaults", {})
-        return {name: value for name, value in defaults.items() if name in MODEL_OPTIONS} | self.options
-
-    def _own(self) -> list[str]:
-        named = inspect.signature(type(self)).parameters.values()
-        return [parameter.name for parameter in named if parameter.kind is not parameter.VAR_KEYWORD]
-
-    def _default(self, name: str) -> Any:
-        parameter = inspect.signature(type(self)).parameters.get(name)
-        return parameter.default if parameter is not None else inspect.Parameter.empty
-
-    def _check(self) -> None:
-        if self.solver not in SOLVERS:
-            raise unknown("solver", self.solver, SOLVERS)
-        knobs = [name for name in inspect.signature(SOLVERS[self.solver]).parameters if name != "generator"][3:]
+        Raises:
+            InputError: the solver or an option is unknown, or an option has a value of the wrong type.
+        """
+        config = ExperimentConfig.create(self.solver)
+        groups = (config.options, config.model, config.objective, config.fit)
+        allowed = [name for group in groups for name in option_names(type(group))] + ["valid_fraction"]
         for name in self.options:
-            if name in getattr(SOLVERS[self.solver], "learned", ()):
-                raise InputError(f"{self.solver} needs no {name}: it finds that out by itself; leave it out")
-            if name not in (*MODEL_OPTIONS, *knobs):
-                raise unknown(f"option of {self.solver}", name, [*self._own(), *MODEL_OPTIONS, *knobs])
+            if name not in allowed:
+                raise unknown(f"option of {self.solver}", name, [*PARAMETERS, *allowed])
+        # A grid search may try numpy's numbers.
+        options = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.options.items()}
+        config = config.updated(**{"device": "cpu"} | options | FIXED)
+        return config if config.data.valid_fraction is not None else config.updated(valid_fraction=VALID_FRACTION)
 
     def __sklearn_tags__(self) -> Any:
-        # Asked for by scikit-learn alone, which is then there to answer.
-        from sklearn.base import BaseEstimator
+        from sklearn.base import BaseEstimator  # called by scikit-learn only, so that it is installed
 
         return BaseEstimator().__sklearn_tags__()
 

@@ -1,4 +1,4 @@
-"""Recommender: what scikit-learn does with an estimator, it can do with this one; and it is the fit of the package."""
+"""Recommender: scikit-learn can use it like its own estimators, and it trains as `train` does."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import mfrec
-from mfrec.data.loading import synthetic
+from mfrec.data.synthetic import synthetic
 from mfrec.errors import InputError
-from mfrec.experiments.loop import answer, fit
-from mfrec.experiments.training import make_solver
-from mfrec.solvers.base import SOLVERS
+from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.training import train
+from mfrec.solvers.registry import SOLVERS
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +30,21 @@ def frame(dataset) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_it_predicts_what_the_solver_s_own_fit_does(solver, dataset, frame):
-    options = {"rank": 3} | ({"burn_in": 2} if solver == "gibbs" else {})
-    model = mfrec.Recommender(solver, epochs=4, valid_fraction=0.0, seed=7, **options).fit(frame)
-    generator = torch.Generator().manual_seed(7)
-    torch.randperm(len(dataset.ratings), generator=generator)  # what drawing an empty validation part takes
-    defaults = {k: v for k, v in SOLVERS[solver].defaults.items() if k in ("l2", "bias_l2", "scaling")}
-    own = make_solver(solver, dataset, dataset.ratings, generator=generator, **(defaults | options))
-    fit(own, epochs=4)
-    expected = answer(own).predict_observed(dataset.ratings, clip=True)
+def test_it_predicts_what_train_does(solver, dataset, frame):
+    options = {"rank": 3, "epochs": 4, "seed": 7} | ({"burn_in": 2} if solver == "gibbs" else {})
+    model = mfrec.Recommender(solver, **options).fit(frame)
+    valid_fraction = 0.0 if solver in ("vb", "gibbs") else 0.05
+    everything = {"run_dir": None, "test_fraction": 0.0, "valid_fraction": valid_fraction}
+    result = train(ExperimentConfig.create(solver, **everything, **options), dataset)
+    expected = result.posterior.mean_model().predict_observed(dataset.ratings, clip=True)
     assert model.predict(frame) == pytest.approx(expected.numpy(), abs=1e-6)
+    assert len(model.trained_.train) == round(600 * (1 - valid_fraction))
+
+
+def test_it_writes_nothing(frame, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mfrec.Recommender("als", rank=2, epochs=2).fit(frame)
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_clones_sets_and_gets_its_parameters_and_pickles(frame):
@@ -48,7 +53,8 @@ def test_it_clones_sets_and_gets_its_parameters_and_pickles(frame):
     twin = base.clone(model)
     assert twin.get_params() == model.get_params()
     assert not hasattr(twin, "trained_")
-    assert repr(model) == "Recommender(solver='als', epochs=3, rank=3, relaxation=0.7)"
+    assert repr(model) == "Recommender(solver='als', rank=3, epochs=3, relaxation=0.7)"
+    assert repr(mfrec.Recommender(user="who")) == "Recommender(user='who')"
     assert twin.set_params(rank=5, seed=1).get_params() == model.get_params() | {"rank": 5, "seed": 1}
     fitted = model.fit(frame)
     again = pickle.loads(pickle.dumps(fitted))
@@ -62,7 +68,7 @@ def test_a_posterior_pickles_too(solver, frame):
     model = mfrec.Recommender(solver, rank=2, epochs=3, **options).fit(frame)
     again = pickle.loads(pickle.dumps(model))
     user = frame["user"][0]
-    assert again.recommend(user, 3)["deviation"].equals(model.recommend(user, 3)["deviation"])
+    assert again.recommend(user, 3)["std"].equals(model.recommend(user, 3)["std"])
 
 
 def test_it_can_be_searched_and_cross_validated(frame):
@@ -70,11 +76,12 @@ def test_it_can_be_searched_and_cross_validated(frame):
     model = mfrec.Recommender("vb", epochs=4)
     scores = selection.cross_val_score(model, frame, frame["rating"], cv=selection.KFold(3, shuffle=True))
     assert (scores < 0).all()
-    search = selection.GridSearchCV(model, {"rank": [1, 3]}, cv=selection.KFold(3, shuffle=True)).fit(frame)
+    search = selection.GridSearchCV(model, {"rank": np.array([1, 3])}, cv=selection.KFold(3, shuffle=True)).fit(frame)
     assert search.best_params_["rank"] in (1, 3)
+    assert search.best_estimator_.trained_.model.rank == search.best_params_["rank"]
 
 
-def test_the_score_is_the_negative_rmse_and_ratings_may_be_given_apart(frame):
+def test_the_score_is_the_negative_rmse_and_ratings_may_be_passed_as_y(frame):
     model = mfrec.Recommender("vb", rank=2).fit(frame[["user", "item"]], frame["rating"])
     errors = model.predict(frame) - frame["rating"].to_numpy()
     assert model.score(frame) == pytest.approx(-np.sqrt((errors**2).mean()))
@@ -89,25 +96,40 @@ def test_ratings_are_fitted_by_their_indices_and_datasets_by_their_ids(dataset):
     assert by_index.predict(pairs) == pytest.approx(by_id.predict(ids))
 
 
-def test_columns_of_other_names_are_told_once(frame):
+def test_other_column_names_are_set_once(frame):
     renamed = frame.rename(columns={"user": "who", "item": "what", "rating": "stars"})
     model = mfrec.Recommender("vb", rank=2, user="who", item="what", rating="stars").fit(renamed)
     assert np.array_equal(model.predict(renamed), mfrec.Recommender("vb", rank=2).fit(frame).predict(frame))
 
 
-def test_an_early_stop_withholds_a_share_for_validation(frame):
-    model = mfrec.Recommender("als", rank=2, epochs=30, patience=1, valid_fraction=0.2).fit(frame)
+def test_a_fraction_is_held_out_for_early_stopping(frame):
+    model = mfrec.Recommender("als", rank=4, l2=0.01, epochs=30, patience=1, valid_fraction=0.2).fit(frame)
     assert len(model.trained_.train) == 480
-    assert 0 < model.progress_.best_epoch <= 30
+    assert 0 < model.progress_.best_epoch < model.progress_.epoch < 30
+
+
+def test_a_metric_is_monitored_and_all_ratings_are_used_with_refit(frame):
+    options = {"rank": 2, "epochs": 5, "valid_fraction": 0.2, "monitor": "mae"}
+    model = mfrec.Recommender("als", **options).fit(frame)
+    refitted = mfrec.Recommender("als", **options, refit=True).fit(frame)
+    assert (
+        model.progress_.best_value
+        < mfrec.Recommender("als", **options | {"monitor": "rmse"}).fit(frame).progress_.best_value
+    )
+    assert (len(model.trained_.train), len(refitted.trained_.train)) == (480, 600)
 
 
 @pytest.mark.parametrize(("message", "options"), [
     ("unknown solver 'alss'; did you mean 'als'", {"solver": "alss"}),
     ("unknown option of als 'rnk'; did you mean 'rank'", {"solver": "als", "rnk": 3}),
-    ("vb needs no l2: it finds that out by itself", {"solver": "vb", "l2": 3.0}),
+    ("l2 cannot be set for vb, which learns it", {"solver": "vb", "l2": 3.0}),
     ("unknown option of als 'lr'", {"solver": "als", "lr": 0.1}),
+    ("unknown option of als 'run_dir'", {"solver": "als", "run_dir": "runs"}),
+    ("unknown option of als 'test_fraction'", {"solver": "als", "test_fraction": 0.1}),
+    ("unknown option of als 'usr'; did you mean 'user'", {"solver": "als", "usr": "who"}),
+    ("rank in the options must be int", {"solver": "als", "rank": "many"}),
 ])  # fmt: skip
-def test_an_option_that_is_not_there_is_refused_when_it_is_given(message, options):
+def test_unknown_options_are_refused_by_the_constructor(message, options):
     with pytest.raises(InputError, match=message):
         mfrec.Recommender(**options)
 
@@ -119,12 +141,28 @@ def test_a_refused_change_changes_nothing():
     assert model.get_params()["rank"] == 3
 
 
-def test_asking_before_fitting_is_refused(frame):
+@pytest.mark.parametrize(("message", "options"), [
+    (r"rank must be at least 1 \(got 0\)", {"rank": 0}),
+    ("unknown metric to monitor 'rmsee'", {"monitor": "rmsee"}),
+    (r"valid_fraction must be in \[0, 1\) \(got 1\)", {"valid_fraction": 1.0}),
+])  # fmt: skip
+def test_options_out_of_range_are_refused_by_fit(message, options, frame):
+    with pytest.raises(InputError, match=message):
+        mfrec.Recommender("als", **options).fit(frame)
+
+
+def test_other_types_of_ratings_are_refused():
+    with pytest.raises(InputError, match=r"X must be a DataFrame, Ratings or Dataset \(got list\)"):
+        mfrec.Recommender("als").fit([("ann", "Emma", 5)])
+
+
+def test_predicting_before_fitting_is_refused(frame):
     with pytest.raises(InputError, match="call fit"):
         mfrec.Recommender().predict(frame)
 
 
-def test_mfrec_has_what_it_says_and_nothing_else():
-    assert mfrec.Recommender.__name__ == "Recommender"
+def test_the_package_has_its_public_names_and_no_others():
+    assert {"Recommender", "load_run", "train"} <= set(mfrec.__all__)
+    assert all(getattr(mfrec, name) is not None for name in mfrec.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = mfrec.nothing

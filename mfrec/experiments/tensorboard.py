@@ -1,23 +1,20 @@
-"""What TensorBoard shows of a run: curves, histograms, settings, a row of HParams, pictures, and the items' projection.
+"""The TensorBoard logger, and where TensorBoard shows its logs:
 
-Scalars        cost, rmse and mae of each part; lr, noise_deviation and whatever else the solver tells of an epoch;
-               gradient norms; the final figures of each part
-Custom scalars train and valid in one chart
-Histograms     of every parameter
-Text           config, the command as it was typed, versions and device
-HParams        a row a run: its options and its final figures, so that a sweep is one table
-Images         `pictures.pictures_of` the test part
-Projector      the factors of the most rated items, with title, year and genres
+    Scalars         cost and metrics of each split; the solver's values, such as lr; gradient norms; final values
+    Custom scalars  the training and validation curves of each metric in one chart
+    Histograms      every parameter
+    Text            configuration, command, versions and device
+    HParams         one row per run: its options and final values
+    Images          the figures of `mfrec.evaluation.figures`
+    Projector       the factors of the most rated items, with title, year and genres
+
+TensorBoard is imported when a logger is made.
 """
 
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import io
-import json
-import platform
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,134 +23,124 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfrec.data.dataset import Dataset
-from mfrec.experiments.run import PLUMBING
-from mfrec.inference.recommend import item_frame
-from mfrec.model.factorization import ITEM, MatrixFactorization
+from mfrec.evaluation.metrics import METRICS
+from mfrec.experiments.loggers import Logger
+from mfrec.model.factorization import MatrixFactorization
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
-    from torch.utils.tensorboard import SummaryWriter
 
-# Of a table with many more numbers so many, evenly spread, show the same shape in a tenth of the time.
+# Larger parameters are sampled down to this many numbers, evenly spread: the same shape in a tenth of the time.
 HISTOGRAM_BINS, HISTOGRAM_NUMBERS = 64, 100_000
-# The projector draws no more points than this at a good pace, and films that few have rated are all near the origin.
-PROJECTED_ITEMS = 5000
-LAYOUT = {
-    "training and validation": {
-        "RMSE, stars": ["Multiline", ["rmse/train", "rmse/valid"]],
-        "MAE, stars": ["Multiline", ["mae/train", "mae/valid"]],
-        "cost": ["Multiline", ["cost/train", "cost/valid"]],
-    },
-    "solver": {
-        "gradient norms": ["Multiline", ["gradient_norm/.*"]],
-        "step and noise": ["Multiline", ["lr", "noise_deviation"]],
-    },
-}
-ITEM_FACTORS, ITEM_METADATA = "item_factors.tsv", "item_metadata.tsv"
-PROJECTOR = f"""embeddings {{
-  tensor_name: "item_factors"
-  tensor_path: "{ITEM_FACTORS}"
-  metadata_path: "{ITEM_METADATA}"
-}}
-"""
-PACKAGES = ("torch", "numpy", "scipy", "pandas", "tensorboard")
+# The projector becomes slow above this many points, and the factors of rarely rated items are all near the origin.
+PROJECTED_ROWS = 5000
 
 
-def open_writer(folder: Path, first_epoch: int | None = None) -> SummaryWriter:
-    """A writer into a run's folder.
+class TensorBoardLogger(Logger):
+    """Writes event files and the projector's files into the run folder.
 
     Args:
-        first_epoch: of a run that goes on, where its curves do: points from there on are dropped.
+        folder: the run folder.
+        resumed_at: the epoch of the checkpoint that a resumed run starts from; None for a new run.  Points after it
+            are dropped.
+        figures: whether to log figures and the projection of the items, which take seconds to make.
     """
-    from torch.utils.tensorboard import SummaryWriter  # a second of imports that only training needs
 
-    return SummaryWriter(str(folder), purge_step=first_epoch, flush_secs=5)
+    def __init__(self, folder: Path, resumed_at: int | None = None, *, figures: bool = True) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, which only training needs
 
+        self.folder, self.wants_figures = folder, figures
+        # A run that starts again at epoch 0 logs that epoch again.
+        purged_from = None if resumed_at is None else resumed_at + 1 if resumed_at else 0
+        self._writer = SummaryWriter(str(folder), purge_step=purged_from, flush_secs=5)
+        self._writer.add_custom_scalars(layout())
 
-def log_settings(
-    writer: SummaryWriter, config: Mapping[str, Any], command: str, device: torch.device, epoch: int
-) -> None:
-    """Texts that say what was run, with what and where, and the charts of the custom scalars."""
-    # Those that are imported tell their versions at once; to look six of them up takes longer than an epoch may.
-    packages = {"mfrec": importlib.metadata.version("mfrec")}
-    packages |= {name: str(sys.modules[name].__version__) for name in PACKAGES}
-    place = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
-    rows = [f"| {name} | {value} |" for name, value in {**place, **packages}.items()]
-    writer.add_text("config", _fenced(json.dumps(config, indent=2), "json"), epoch)
-    writer.add_text("command", _fenced(command), epoch)
-    writer.add_text("environment", "\n".join(["| | |", "|---|---|", *rows]), epoch)
-    writer.add_custom_scalars(LAYOUT)
+    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """A point for each value."""
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, epoch)
 
+    def histograms(self, model: MatrixFactorization, epoch: int) -> None:
+        """A histogram of each parameter; large parameters are sampled."""
+        for name, parameter in model.named_parameters():
+            if parameter.numel():
+                histogram = _histogram(parameter.detach().flatten())
+                self._writer.add_histogram_raw(
+                    f"parameters/{name.removesuffix('.weight')}", **histogram, global_step=epoch
+                )
 
-def _fenced(text: str, language: str = "") -> str:
-    return f"```{language}\n{text}\n```"
+    def text(self, tag: str, text: str, epoch: int) -> None:
+        """A text in Markdown."""
+        self._writer.add_text(tag, text, epoch)
 
+    def figures(self, figures: Mapping[str, Figure], epoch: int) -> None:
+        """Each figure as an image, "figures/NAME"."""
+        for name, figure in figures.items():
+            pixels = io.BytesIO()
+            figure.savefig(pixels, format="rgba")
+            width, height = (round(figure.dpi * inches) for inches in figure.get_size_inches())
+            image = np.frombuffer(pixels.getbuffer(), np.uint8).reshape(height, width, 4)
+            self._writer.add_image(f"figures/{name}", image, epoch, dataformats="HWC")
 
-def log_histograms(writer: SummaryWriter, model: MatrixFactorization, epoch: int) -> None:
-    """Histograms of the model's parameters, of large ones a sample."""
-    for name, parameter in model.named_parameters():
-        if not parameter.numel():
-            continue
-        # An odd stride, which is at home in every column of tables whose rank is a power of two.
-        values = parameter.detach().flatten()[:: (parameter.numel() // HISTOGRAM_NUMBERS) | 1]
-        low, high = (float(end) for end in values.aminmax())
-        # Of values that are all the same, as those at the start may be, the one bin needs some width.
-        edges = np.linspace(low, high if high > low else low + 1e-6, HISTOGRAM_BINS + 1)
-        counts = torch.histc(values.cpu(), HISTOGRAM_BINS, float(edges[0]), float(edges[-1]))
-        writer.add_histogram_raw(
-            f"parameters/{name.removesuffix('.weight')}",
-            min=low,
-            max=high,
-            num=values.numel(),
-            sum=float(values.sum()),
-            sum_squares=float(values.square().sum()),
-            bucket_limits=edges[1:].tolist(),
-            bucket_counts=counts.tolist(),
-            global_step=epoch,
+    def embedding(self, name: str, vectors: Tensor, labels: pd.DataFrame, epoch: int) -> None:
+        """The first vectors and their labels, for the Embedding Projector."""
+        factors_file, labels_file = f"{name}.tsv", f"{name}_labels.tsv"
+        # The projector labels points by the first column, and does not understand quotes.
+        columns = sorted(labels.columns, key=lambda column: column != "title")
+        shown = labels[columns][:PROJECTED_ROWS].replace(r"[\t\r\n]", " ", regex=True)
+        shown.to_csv(self.folder / labels_file, sep="\t", index=False, quoting=csv.QUOTE_NONE)
+        np.savetxt(self.folder / factors_file, vectors[:PROJECTED_ROWS].cpu().numpy(), "%.4g", "\t")
+        (self.folder / "projector_config.pbtxt").write_text(
+            f'embeddings {{\n  tensor_name: "{name}"\n  tensor_path: "{factors_file}"\n'
+            f'  metadata_path: "{labels_file}"\n}}\n',
+            encoding="utf-8",
         )
 
+    def hyperparameters(self, options: Mapping[str, Any], final: Mapping[str, float], epoch: int) -> None:
+        """The run's row in the HParams table, and a point for each final value."""
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in options.items()
+            if value is not None
+        }
+        self._writer.flush()
+        # By default the row would be a run of its own, in a folder named by the time.
+        self._writer.add_hparams(plain, dict(final), run_name=".", global_step=epoch)
 
-def log_hparams(
-    writer: SummaryWriter, config: Mapping[str, Any], measured: Mapping[str, Mapping[str, float]], epoch: int
-) -> None:
-    """The run's row in the HParams table: its options, and the final figures of each part."""
-    from torch.utils.tensorboard.summary import hparams
-
-    shown = {k: v for k, v in config.items() if k not in PLUMBING and v is not None}
-    options = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in shown.items()}
-    final = {f"final/{metric}_{part}": value for part, values in measured.items() for metric, value in values.items()}
-    for summary in hparams(options, final):
-        writer._get_file_writer().add_summary(summary)
-    for tag, value in final.items():
-        writer.add_scalar(tag, value, epoch)
-
-
-def log_pictures(writer: SummaryWriter, figures: Mapping[str, Figure], epoch: int) -> None:
-    """Figures as images."""
-    for name, figure in figures.items():
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="rgba")
-        width, height = (round(figure.dpi * inches) for inches in figure.get_size_inches())
-        pixels = np.frombuffer(drawn.getbuffer(), np.uint8).reshape(height, width, 4)
-        writer.add_image(f"pictures/{name}", pixels, epoch, dataformats="HWC")
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()
 
 
-def write_projection(folder: Path, dataset: Dataset, model: MatrixFactorization, counts: Tensor) -> None:
-    """The items' factors for the Embedding Projector, with what is known of each item.
+def layout() -> dict[str, dict[str, list[Any]]]:
+    """The charts of the custom scalars: the curves of each metric and of the cost, and the solver's values."""
+    labels = {name: metric.label for name, metric in METRICS.items()} | {"cost": "cost"}
+    return {
+        "training and validation": {
+            label: ["Multiline", [f"{name}/train", f"{name}/valid"]] for name, label in labels.items()
+        },
+        "solver": {
+            "gradient norms": ["Multiline", ["gradient_norm/.*"]],
+            "learning rate and noise": ["Multiline", ["lr", "noise_std"]],
+        },
+    }
 
-    Args:
-        counts: (n_items,) the training ratings of each item.
-    """
-    indices = counts.argsort(descending=True, stable=True)[:PROJECTED_ITEMS].cpu()
-    frame = item_frame(dataset, indices, n_ratings=counts.cpu()[indices])
-    # The projector labels points with the first column, and knows no quoting.
-    frame = frame[sorted(frame.columns, key=lambda column: column != "title")].replace(r"[\t\r\n]", " ", regex=True)
-    frame.to_csv(folder / ITEM_METADATA, sep="\t", index=False, quoting=csv.QUOTE_NONE)
-    np.savetxt(folder / ITEM_FACTORS, model.factors(ITEM).cpu()[indices].numpy(), "%.4g", "\t")
-    (folder / "projector_config.pbtxt").write_text(PROJECTOR)
+
+def _histogram(numbers: Tensor) -> dict[str, Any]:
+    """The arguments of `add_histogram_raw` for a flat tensor."""
+    # An odd stride visits every column of factors whose rank is a power of two.
+    values = numbers[:: (numbers.numel() // HISTOGRAM_NUMBERS) | 1]
+    low, high = (float(end) for end in values.aminmax())
+    # The single bin of equal values, such as initial biases, needs some width.
+    edges = np.linspace(low, high if high > low else low + 1e-6, HISTOGRAM_BINS + 1)
+    counts = torch.histc(values.cpu(), HISTOGRAM_BINS, float(edges[0]), float(edges[-1]))
+    return {
+        "min": low,
+        "max": high,
+        "num": values.numel(),
+        "sum": float(values.sum()),
+        "sum_squares": float(values.square().sum()),
+        "bucket_limits": edges[1:].tolist(),
+        "bucket_counts": counts.tolist(),
+    }
