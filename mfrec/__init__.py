@@ -5,43 +5,63 @@
     model = mfrec.Recommender("vb").fit(frame)            # columns user, item, rating
     model.recommend(user=15, n=10)
 
-    trained = mfrec.load("runs/ml-latest-small-sgd-1")    # what `mfrec train` left
+    trained = mfrec.load_run("runs/ml-latest-small-sgd-1")    # a run folder of `mfrec train`
     trained.fold_in_users({"Toy Story (1995)": 5, "Fargo (1996)": 4}).recommend(n=10)
 
-The parts they are made of are in `mfrec.data`, `mfrec.model`, `mfrec.solvers` and `mfrec.experiments`.
+The public names are imported when first used: `import mfrec` alone imports neither torch nor pandas.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
+    from mfrec.data.dataset import Dataset
+    from mfrec.data.loading import load_dataset
+    from mfrec.data.ratings import Ratings
     from mfrec.estimator import Recommender
-    from mfrec.inference.trained_model import Trained
+    from mfrec.experiments.config import ExperimentConfig
+    from mfrec.experiments.loop import fit
+    from mfrec.experiments.run import load_run
+    from mfrec.experiments.training import train
+    from mfrec.model.factorization import MatrixFactorization
+    from mfrec.model.objective import Objective
+    from mfrec.solvers.registry import SOLVERS
 
-__all__ = ["Recommender", "load"]
+# Where each public name is defined.
+_MODULES = {
+    "Dataset": "mfrec.data.dataset",
+    "ExperimentConfig": "mfrec.experiments.config",
+    "MatrixFactorization": "mfrec.model.factorization",
+    "Objective": "mfrec.model.objective",
+    "Ratings": "mfrec.data.ratings",
+    "Recommender": "mfrec.estimator",
+    "SOLVERS": "mfrec.solvers.registry",
+    "fit": "mfrec.experiments.loop",
+    "load_dataset": "mfrec.data.loading",
+    "load_run": "mfrec.experiments.run",
+    "train": "mfrec.experiments.training",
+}
 
-
-def load(run: str | Path, device: torch.device | str = "cpu") -> Trained:
-    """What a run folder came to: model, posterior, ids and titles, ready to be asked.
-
-    Raises:
-        InputError: it is no run folder, is of another version, or something in it is damaged.
-    """
-    from mfrec.experiments.run import Run
-
-    return Run.open(run).trained(device)
+__all__ = [
+    "SOLVERS",
+    "Dataset",
+    "ExperimentConfig",
+    "MatrixFactorization",
+    "Objective",
+    "Ratings",
+    "Recommender",
+    "fit",
+    "load_dataset",
+    "load_run",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: `mfrec` itself must not import torch before its program has said how threads are to wait.
-    if name == "Recommender":
-        from mfrec.estimator import Recommender
-
-        return Recommender
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'mfrec' has no attribute {name!r}")
 
 

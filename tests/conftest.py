@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures that several test modules share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Everything here is small, and a process a core runs it: a second thread would cost far more than it brings.  Numpy
-# reads this when it is imported; the workers, and the notebooks' kernels, inherit it.
+# Everything here is small, and one process per core runs it: a second thread would cost more than it gains.  Numpy
+# reads this when it is imported; the workers and the notebooks' kernels inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
@@ -20,9 +20,9 @@ import torch
 from hypothesis import settings
 
 from mfrec.data.ratings import Ratings
-from mfrec.model.features import Features
+from mfrec.data.features import Features
 
-# How long an example takes says nothing here: the first call of torch takes a second.
+# No deadline: the first call of torch takes a second.
 settings.register_profile("mfrec", deadline=None)
 settings.load_profile("mfrec")
 
@@ -46,32 +46,33 @@ def weighted_ratings(odd_ratings: Ratings) -> Ratings:
 
 
 class DenseFeatures(NamedTuple):
-    """Blocks of features of the users and items of `odd_ratings` by name, as dense matrices."""
+    """Feature blocks of the users and items of `odd_ratings` by name, as dense matrices."""
 
     user: dict[str, torch.Tensor]
     item: dict[str, torch.Tensor]
 
     def options(self) -> dict[str, dict[str, Features]]:
-        """What makes a model with them."""
-        sides = (("user_features", self.user), ("item_features", self.item))
-        return {key: {name: features_of(dense) for name, dense in blocks.items()} for key, blocks in sides}
+        """Keyword arguments of a model with these features."""
+        entities = (("user_features", self.user), ("item_features", self.item))
+        return {key: {name: features_of(dense) for name, dense in blocks.items()} for key, blocks in entities}
 
 
 def features_of(dense: torch.Tensor) -> Features:
-    """The sparse matrix of a dense one's numbers other than 0."""
+    """Features with the non-zero entries of a dense matrix."""
     rows, columns = dense.nonzero(as_tuple=True)
-    return Features(rows, columns, dense[rows, columns], len(dense), [f"feature {f}" for f in range(dense.shape[1])])
+    names = [f"feature {f}" for f in range(dense.shape[1])]
+    return Features.from_entries(rows, columns, dense[rows, columns], len(dense), names)
 
 
 @pytest.fixture(scope="session")
 def odd_features() -> DenseFeatures:
-    """For either side a block with nearly all numbers, of both signs, and one-hot features with empty rows."""
+    """For users and for items a nearly full block of both signs, and one-hot features with empty rows."""
     generator = torch.Generator().manual_seed(2)
 
     def blocks(n_rows: int) -> dict[str, torch.Tensor]:
         full = torch.randn(n_rows, 3, generator=generator, dtype=torch.float64)
         full[torch.rand(full.shape, generator=generator) < 0.2] = 0
-        # Label 5 is nobody's, and rows with label 0 have no feature at all.
+        # No row has label 5, and rows with label 0 have no feature.
         labels = torch.randint(0, 5, (n_rows,), generator=generator)
         one_hot = torch.nn.functional.one_hot(labels, 6).double()
         one_hot[labels == 0] = 0
@@ -89,25 +90,25 @@ def shared_data() -> Path:
     return folder
 
 
-class Said(NamedTuple):
-    """What a command line answered."""
+class Output(NamedTuple):
+    """The result of a command line: exit status and both outputs."""
 
     status: int
     out: str
     err: str
 
 
-Mfrec = Callable[..., Said]
-Train = Callable[..., Path]
+Cli = Callable[..., Output]
+TrainRun = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def mfrec() -> Mfrec:
-    """`mfrec ARGUMENTS …` in this process."""
-    from mfrec.cli import main  # most rooms' tests need none of what it imports
+def cli() -> Cli:
+    """Runs `mfrec ARGUMENTS …` in this process."""
+    from mfrec.cli.main import main  # most tests need none of its imports
 
-    def call(*arguments: object, encoding: str = "utf-8") -> Said:
-        # Like those of a process, and unlike a StringIO, these know an encoding.
+    def call(*arguments: object, encoding: str = "utf-8") -> Output:
+        # Like the streams of a process, and unlike a StringIO, these have an encoding.
         out = io.TextIOWrapper(io.BytesIO(), encoding, newline="")
         err = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace", newline="")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -117,7 +118,7 @@ def mfrec() -> Mfrec:
                 status = 0 if stop.code is None else stop.code
         for stream in (out, err):
             stream.seek(0)
-        return Said(status, out.read(), err.read())
+        return Output(status, out.read(), err.read())
 
     return call
 
@@ -144,32 +145,32 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def train(mfrec: Mfrec, tiny: Path) -> Train:
-    """Train a small model on the tiny data and give the run folder that it leaves in `run_dir`."""
+def train_run(cli: Cli, tiny: Path) -> TrainRun:
+    """Trains a small model on the tiny data; returns its run folder in `run_dir`."""
 
     def call(run_dir: Path, name: str, *options: object, solver: str = "sgd", epochs: int = 4) -> Path:
         blocks = ("--blocks", 2, 2) if solver == "sgd" else ()
-        # TensorBoard's files are for those who ask for them: to draw pictures takes longer than to train this.
+        # Without TensorBoard: drawing figures takes longer than training this model.
         place = ("--data", tiny, "--run-dir", run_dir, "--name", name, "--json", "--log-every", 0)
         size = ("--rank", 3, "--epochs", epochs, "--patience", 100, *blocks)
-        said = mfrec("train", solver, *place, *size, *options)
-        assert said.status == 0, said.err
+        output = cli("train", solver, *place, *size, *options)
+        assert output.status == 0, output.err
         return run_dir / name
 
     return call
 
 
 @pytest.fixture(scope="session")
-def trained(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_run(train_run: TrainRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 4 epochs on the tiny data; read it only."""
-    return train(tmp_path_factory.mktemp("runs"), "trained")
+    return train_run(tmp_path_factory.mktemp("runs"), "trained")
 
 
 @pytest.fixture(scope="session")
-def workshop() -> Any:
-    """Processes that start in no time, for torch has been imported for them."""
+def forkserver() -> Any:
+    """A multiprocessing context whose processes start at once, since torch is already imported in them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mfrec.cli", "optuna", "sqlalchemy.dialects.sqlite"])
+    context.set_forkserver_preload(["mfrec.cli.main", "mfrec.experiments.training", "optuna", "sqlalchemy.dialects.sqlite"])
     return context
 
 

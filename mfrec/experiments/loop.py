@@ -1,213 +1,279 @@
-"""The loop: an epoch, a look at how far it got, a checkpoint, and when to stop."""
+"""The training loop: an epoch, its evaluation, a checkpoint, and when to stop."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from mfrec.data.ratings import Ratings
-from mfrec.errors import InputError
-from mfrec.evaluation.metrics import evaluate_parts
-from mfrec.model.factorization import MatrixFactorization
-from mfrec.posteriors.posterior import Posterior
+from mfrec.errors import InputError, OptionError
+from mfrec.evaluation.metrics import evaluate_splits
+from mfrec.evaluation.monitors import Monitor, monitor
+from mfrec.experiments.loggers import Logger
 from mfrec.solvers.base import Solver
 
-# A cost this many times the lowest so far is not noise of the solver, unless the fit is all but perfect: unless, that
-# is, it is below so many times this share of ½ Σ y².
-EXPLODED, PERFECT = 10.0, 0.01
-# Seconds between checkpoints, or where saving is slow so many times its duration: what a killed process can lose.
+# A cost this many times the lowest so far is not the solver's noise, unless the fit is almost perfect: below
+# ALMOST_PERFECT times EXPLODED · ½ Σ y².
+EXPLODED, ALMOST_PERFECT = 10.0, 0.01
+# Seconds between checkpoints, or this many times the seconds that one takes: the work that a kill can lose.
 SAVE_SECONDS, SAVE_SHARE = 2.0, 50.0
-# Of the times that the training part is measured, the share at which the norms of the gradients are: they cost as much
-# as an epoch of gradient descent.
-NORM_LOOKS = 10
+# Gradient norms cost as much as an epoch of gradient descent, so they are logged this many times less often.
+NORM_INTERVAL = 10
 
 logger = logging.getLogger("mfrec")
 
 
 class Diverged(InputError):
-    """The cost became infinite, NaN, or many times what it was."""
+    """The cost became infinite, NaN, or many times as large as before."""
 
 
 @dataclass
 class Progress:
-    """How far a fit has got; with the model's and the solver's state, all that resuming needs.
+    """How far a fit is; together with the states of the model and the solver, everything that resuming needs.
 
-    `best_model` is the state of the model at `best_epoch`, where the validation RMSE was lowest; empty without a
-    validation part.  `seconds` is the wall time of epochs and evaluations.
+    Attributes:
+        epoch: number of epochs done.
+        seconds: wall time of epochs and evaluations.
+        lowest_cost: lowest training cost so far.
+        best_epoch, best_value: the epoch with the best validation metric, and its value; 0 and None before the first.
+        best_model: the state of the model after that epoch; empty without a validation set.
     """
 
     epoch: int = 0
     seconds: float = 0.0
     lowest_cost: float = math.inf
     best_epoch: int = 0
-    best_rmse: float = math.inf
+    best_value: float | None = None
     best_model: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's news: the number of epochs done, the parts' {"rmse", "mae", "cost"}, and the solver's own values.
+    """The result of one epoch.
 
-    A part that there is not, or that was not measured after this epoch, is None.
+    Attributes:
+        number: number of epochs done.
+        epochs: number of epochs to do at most.
+        train, valid: metrics and cost of a split, by name; None if it was not evaluated after this epoch.
+        solver: the solver's own values, such as {"lr": 0.02}.
+        n_ratings: number of training ratings.
+        refit: whether this is an epoch of the refit on the training and validation ratings.
     """
 
     number: int
+    epochs: int
     train: dict[str, float] | None
     valid: dict[str, float] | None
     solver: dict[str, float]
+    n_ratings: int
+    refit: bool = False
 
 
 def fit(
     solver: Solver,
-    valid: Ratings | None = None,
+    validation: Ratings | None = None,
     *,
     epochs: int,
     patience: int = 8,
+    monitor: str = "rmse",
     log_every: int = 1,
-    log: Callable[[str, float, int], object] | None = None,
+    loggers: Sequence[Logger] = (),
     on_epoch: Callable[[Epoch], object] | None = None,
     save: Callable[[dict[str, Any]], object] | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Run the solver until `epochs` are done or the validation RMSE has not improved for `patience` epochs.
+    """Run the solver for `epochs`, or until the validation metric has not improved for `patience` epochs.
 
-    Afterwards the model holds the best validated factors, or the last where nothing is validated.  A solver with a
-    posterior needs no validation to know when to stop: it runs all its epochs, and what is measured is
-    `answer(solver)`, the mean of its posterior.
+    Afterwards the model has the parameters of the best epoch, or of the last one without a validation set.  A solver
+    whose specification has `early_stopping=False` runs all its epochs.
 
-    To measure the training part costs a good part of an epoch, and decides nothing, so that it is done at the start, at
-    the last of `epochs`, and for those who listen, by `log` or `on_epoch`, every `log_every` epochs.  The validation
-    part is measured after every epoch, where it decides something, and else with the training part.
+    Evaluating the training set is slow and affects nothing: it is done at the start, at the last of `epochs`, and
+    every `log_every` epochs if there are loggers or a callback.  The validation set is evaluated after every epoch
+    if the solver stops early, else together with the training set.
 
     Args:
-        epochs: epochs in all, those of `progress` included.
-        patience: without a validation part it says nothing.
-        log_every: epochs between points of the training part's curves.
-        log: takes (tag, value, epoch), as `SummaryWriter.add_scalar` does.
+        epochs: number of epochs in total, including those of `progress`.
+        patience: ignored without a validation set.
+        monitor: the validation metric to stop early by: a name in `METRICS`, or a ranking metric such as "ndcg@10".
+        log_every: number of epochs between evaluations of the training set.
+        loggers: where metrics, the solver's values, gradient norms and histograms of the parameters go.
         on_epoch: called after every epoch, and once before the first with number 0.
-        save: takes a checkpoint: {"model", "solver", "progress"}; called at the start, every few seconds, at the end.
-        progress: where an earlier fit got to, for a model and a solver that were restored with it.
+        save: takes a checkpoint (see `checkpoint`); called at the start, every few seconds, and at the end.
+        progress: the progress of an earlier fit, whose model and solver were restored with it.
         stop: asked before every epoch; True ends the fit there, ready to be resumed.
 
     Raises:
-        Diverged: the cost is not finite, or exploded.  What was saved before stays as it is.
-        InputError: log_every is below 1.
+        Diverged: the cost is not finite, or exploded; the last checkpoint remains as it is.
+        InputError: log_every is below 1, or the monitored metric is unknown.
     """
-    model, train = solver.model, solver.ratings
-    decides = not hasattr(solver, "posterior")
-    progress = Progress() if progress is None else progress
-    parts = {"train": train} if valid is None else {"train": train, "valid": valid}
-    # Above these a part's cost has exploded, whatever it was before.
-    ceilings = {
-        name: EXPLODED * 0.5 * float(part.values.double().square().sum()) if decides else math.inf
-        for name, part in parts.items()
-    }
-    save_due = 0.0
     if log_every < 1:
-        raise InputError(f"log_every {log_every} is no number of epochs; give 1 or more")
-
-    def save_now() -> None:
-        nonlocal save_due
-        if save is not None:
-            started = time.monotonic()
-            save(checkpoint(solver, progress))
-            ended = time.monotonic()
-            save_due = ended + max(SAVE_SECONDS, SAVE_SHARE * (ended - started))
-
-    def look(solver_values: dict[str, float]) -> Epoch:
-        due = log_every if log is not None or on_epoch is not None else epochs
-        names = list(parts) if progress.epoch % due == 0 or progress.epoch == epochs else ["valid"] if decides else []
-        started = time.perf_counter()
-        measured = _measure(solver, {name: parts[name] for name in names if name in parts})
-        progress.seconds += time.perf_counter() - started
-        news = Epoch(progress.epoch, measured.get("train"), measured.get("valid"), solver_values)
-        if news.train is not None:
-            errors = ", ".join(f"{part} RMSE {values['rmse']:.4f}" for part, values in measured.items())
-            logger.info("epoch %s: %s, cost %.6g", progress.epoch, errors, news.train["cost"])
-        if log is not None:
-            _log(news, solver, NORM_LOOKS * log_every, log)
-        if on_epoch is not None:
-            on_epoch(news)
-        _check_cost(measured, news, progress, ceilings)
-        return news
-
+        raise OptionError("log_every", f"must be at least 1 (got {log_every})")
+    progress = Progress() if progress is None else progress
+    loop = _Loop(solver, validation, epochs, monitor, log_every, loggers, on_epoch, save, progress)
     if progress.epoch == 0:
-        look({})
-        save_now()
-    while progress.epoch < epochs and not stalled(progress, patience) and not stop():
-        started = time.perf_counter()
-        values = solver.epoch()
-        progress.seconds += time.perf_counter() - started
-        progress.epoch += 1
-        news = look(values)
-        if decides and news.valid is not None and news.valid["rmse"] < progress.best_rmse:
-            progress.best_rmse, progress.best_epoch = news.valid["rmse"], progress.epoch
-            progress.best_model = {name: value.clone() for name, value in model.state_dict().items()}
-        if time.monotonic() > save_due:
-            if news.train is None and news.valid is None:
-                # What has diverged is not to replace what was saved.
-                _check_cost(_measure(solver, {"train": train}), news, progress, ceilings)
-            save_now()
-    save_now()
+        loop.evaluate_epoch({})
+        loop.save_now()
+    while progress.epoch < epochs and not out_of_patience(progress, patience) and not stop():
+        loop.run_epoch()
+    loop.save_now()
     if progress.best_model:
-        model.load_state_dict(progress.best_model)
+        solver.model.load_state_dict(progress.best_model)
     return progress
 
 
 def checkpoint(solver: Solver, progress: Progress) -> dict[str, Any]:
-    """All that going on to the same bits needs, as tensors, numbers and strings."""
-    return {"model": solver.model.state_dict(), "solver": solver.state_dict(), "progress": dict(vars(progress))}
+    """Everything that resuming to the same bits and loading need, as tensors, numbers and strings.
+
+    Returns:
+        {"model", "solver", "posterior", "progress"}.  Tensors that occur in several of them are saved once.
+    """
+    return {
+        "model": solver.model.state_dict(),
+        "solver": solver.state_dict(),
+        "posterior": solver.inference().state_dict(),
+        "progress": dict(vars(progress)),
+    }
 
 
-def posterior_of(solver: Solver) -> Posterior | None:
-    """The posterior of a solver that has one; None of one that samples and has no draws to show yet."""
-    return getattr(solver, "posterior", None)
-
-
-def answer(solver: Solver) -> MatrixFactorization:
-    """The model that predicts what the solver has found: its model, or the mean of its posterior."""
-    posterior = posterior_of(solver)
-    return solver.model if posterior is None else posterior.mean_model()
-
-
-def stalled(progress: Progress, patience: int) -> bool:
-    """Whether the validation RMSE has not improved for `patience` epochs."""
+def out_of_patience(progress: Progress, patience: int) -> bool:
+    """Whether the validation metric has not improved for `patience` epochs."""
     return bool(progress.best_model) and progress.epoch - progress.best_epoch >= patience
 
 
-def _measure(solver: Solver, parts: Mapping[str, Ratings]) -> dict[str, dict[str, float]]:
-    return evaluate_parts(answer(solver), solver.objective, parts) if parts else {}
+def uses_early_stopping(solver: Solver) -> bool:
+    """Whether training stops once the validation metric no longer improves."""
+    return solver.spec is None or solver.spec.early_stopping
 
 
-def _check_cost(
-    measured: Mapping[str, Mapping[str, float]], news: Epoch, progress: Progress, ceilings: Mapping[str, float]
-) -> None:
-    """Raise Diverged for a cost that is not finite, or exploded; that of the training part tells soonest."""
-    lr = news.solver.get("lr")
-    way_out = f"lr {lr:g} is too large, try {lr / 4:.2g}" if lr is not None else "the solver diverged"
-    for part, values in measured.items():
-        cost, lowest, ceiling = values["cost"], progress.lowest_cost, ceilings[part]
-        if part == "train":
-            ceiling = max(EXPLODED * lowest, PERFECT * ceiling)
-            progress.lowest_cost = min(lowest, cost)
-        if not math.isfinite(cost) or cost > ceiling:
-            before = f"went from {lowest:.4g} to" if part == "train" else "of the validation part became"
-            raise Diverged(f"the cost {before} {cost:.4g} in epoch {news.number}: {way_out}")
+class _Loop:
+    """The state of a fit between its epochs."""
 
+    def __init__(
+        self,
+        solver: Solver,
+        validation: Ratings | None,
+        epochs: int,
+        monitored: str,
+        log_every: int,
+        loggers: Sequence[Logger],
+        on_epoch: Callable[[Epoch], object] | None,
+        save: Callable[[dict[str, Any]], object] | None,
+        progress: Progress,
+    ) -> None:
+        self.solver, self.epochs, self.progress = solver, epochs, progress
+        self.monitor: Monitor = monitor(monitored)
+        self.loggers, self.on_epoch, self.save = loggers, on_epoch, save
+        self.train_every = log_every if loggers or on_epoch is not None else epochs
+        self.norms_every = NORM_INTERVAL * log_every
+        self.stops_early = uses_early_stopping(solver)
+        self.splits = {"train": solver.ratings} | ({} if validation is None else {"valid": validation})
+        self.ceilings = {
+            name: EXPLODED * 0.5 * float(ratings.values.double().square().sum()) if self.stops_early else math.inf
+            for name, ratings in self.splits.items()
+        }
+        self.save_due = 0.0
 
-def _log(news: Epoch, solver: Solver, norms_every: int, log: Callable[..., object]) -> None:
-    for part, measured in (("train", news.train or {}), ("valid", news.valid or {})):
-        for metric, value in measured.items():
-            log(f"{metric}/{part}", value, news.number)
-    for name, value in news.solver.items():
-        log(name, value, news.number)
-    if news.number % norms_every == 0:
-        for name, gradient in solver.objective.gradients(solver.model, solver.ratings).items():
-            log(f"gradient_norm/{name.removesuffix('.weight')}", float(gradient.norm()), news.number)
+    def run_epoch(self) -> None:
+        """An epoch, its evaluation, and a checkpoint if one is due."""
+        progress = self.progress
+        started = time.perf_counter()
+        values = self.solver.epoch()
+        progress.seconds += time.perf_counter() - started
+        progress.epoch += 1
+        result = self.evaluate_epoch(values)
+        if self.stops_early and result.valid is not None:
+            self._note_if_best(result.valid[self.monitor.name])
+        if time.monotonic() > self.save_due:
+            if result.train is None and result.valid is None:
+                # A diverged state must not replace the last checkpoint.
+                self._check_cost(self._evaluate(["train"]), result)
+            self.save_now()
+
+    def evaluate_epoch(self, solver_values: dict[str, float]) -> Epoch:
+        """Evaluate the splits that are due, log them, and check that the cost has not exploded."""
+        progress = self.progress
+        started = time.perf_counter()
+        measured = self._evaluate(self._due_splits())
+        progress.seconds += time.perf_counter() - started
+        train, valid, n_ratings = measured.get("train"), measured.get("valid"), len(self.splits["train"])
+        result = Epoch(progress.epoch, self.epochs, train, valid, solver_values, n_ratings)
+        if result.train is not None:
+            shown = self.monitor.name
+            errors = ", ".join(
+                f"{split} {shown} {values[shown]:.4f}" for split, values in measured.items() if shown in values
+            )
+            logger.info("epoch %s: %s, cost %.6g", result.number, errors, result.train["cost"])
+        self._log(result)
+        if self.on_epoch is not None:
+            self.on_epoch(result)
+        self._check_cost(measured, result)
+        return result
+
+    def save_now(self) -> None:
+        """Save a checkpoint, and say when the next one is due."""
+        if self.save is not None:
+            started = time.monotonic()
+            self.save(checkpoint(self.solver, self.progress))
+            ended = time.monotonic()
+            self.save_due = ended + max(SAVE_SECONDS, SAVE_SHARE * (ended - started))
+
+    def _due_splits(self) -> list[str]:
+        epoch = self.progress.epoch
+        if epoch % self.train_every == 0 or epoch == self.epochs:
+            return list(self.splits)
+        return [name for name in self.splits if name == "valid" and self.stops_early]
+
+    def _evaluate(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        if not names:
+            return {}
+        model = self.solver.inference().mean_model()
+        measured = evaluate_splits(model, self.solver.objective, {name: self.splits[name] for name in names})
+        if "valid" in measured and self.monitor.name not in measured["valid"]:
+            train, valid = self.splits["train"], self.splits["valid"]
+            measured["valid"][self.monitor.name] = self.monitor.value(model, train, valid, measured["valid"])
+        return measured
+
+    def _note_if_best(self, value: float) -> None:
+        best = self.progress.best_value
+        if math.isnan(value):
+            return
+        if best is None or (value > best if self.monitor.higher_is_better else value < best):
+            self.progress.best_value, self.progress.best_epoch = value, self.progress.epoch
+            self.progress.best_model = {key: kept.clone() for key, kept in self.solver.model.state_dict().items()}
+
+    def _check_cost(self, measured: Mapping[str, Mapping[str, float]], result: Epoch) -> None:
+        """Raise Diverged if a cost is not finite, or exploded; the training cost shows it first."""
+        lr = result.solver.get("lr")
+        advice = f"lr {lr:g} is too large; try {lr / 4:.2g}" if lr is not None else "the solver diverged"
+        for name, values in measured.items():
+            cost, lowest, ceiling = values["cost"], self.progress.lowest_cost, self.ceilings[name]
+            if name == "train":
+                ceiling = max(EXPLODED * lowest, ALMOST_PERFECT * ceiling)
+                self.progress.lowest_cost = min(lowest, cost)
+            if not math.isfinite(cost) or cost > ceiling:
+                change = f"training cost went from {lowest:.4g} to" if name == "train" else "validation cost became"
+                raise Diverged(f"the {change} {cost:.4g} in epoch {result.number}: {advice}")
+
+    def _log(self, result: Epoch) -> None:
+        if not self.loggers:
+            return
+        model, number = self.solver.model, result.number
+        scalars = {
+            f"{metric}/{split}": value
+            for split, values in (("train", result.train), ("valid", result.valid))
+            for metric, value in (values or {}).items()
+        } | result.solver
+        if number % self.norms_every == 0:
+            for name, gradient in self.solver.objective.gradients(model, self.solver.ratings).items():
+                scalars[f"gradient_norm/{name.removesuffix('.weight')}"] = float(gradient.norm())
+        for sink in self.loggers:
+            sink.scalars(scalars, number)
+            if result.train is not None:
+                sink.histograms(model, number)

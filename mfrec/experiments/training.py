@@ -1,110 +1,179 @@
-"""Experiments from plain arguments: which ratings train, validate and test, and a solver with a model of its own."""
+"""Training: from a configuration to a trained model and its run folder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mfrec.data.dataset import Dataset
-from mfrec.data.ratings import Ratings, random_split
-from mfrec.errors import InputError, unknown
-from mfrec.model.factorization import MatrixFactorization
-from mfrec.model.features import dataset_features
-from mfrec.model.objective import LOSSES, Objective
-from mfrec.solvers.base import SOLVERS, Solver
+from mfrec.data.loading import load_dataset
+from mfrec.data.ratings import Ratings
+from mfrec.errors import InputError
+from mfrec.evaluation.monitors import monitor
+from mfrec.experiments.building import build_trained_model
+from mfrec.experiments.config import EMBEDDED_DATA, ExperimentConfig
+from mfrec.experiments.loggers import Logger, check_loggers
+from mfrec.experiments.loop import Diverged, Epoch, Progress
+from mfrec.experiments.run import Run
+from mfrec.experiments.session import OpenLoggers, Session
+from mfrec.inference.trained_model import TrainedModel
+from mfrec.plugins import import_plugins
+from mfrec.posteriors.base import Posterior
+from mfrec.solvers.base import Solver
 
-TRAIN, VALID, TEST = 0, 1, 2
-PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
+VALID_FRACTION, EMBEDDED_VALID_FRACTION = 0.05, 1 / 9
 
 
-def draw_parts(
-    dataset: Dataset, split: str, test_fraction: float, valid_fraction: float, generator: torch.Generator
-) -> Tensor:
-    """(n_ratings,) TRAIN, VALID or TEST: a test part by a split's name, and of what is left a random validation part.
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """The result of `train`.
 
-    Raises:
-        InputError: the dataset has no such split, or nothing is left to train on.
+    Attributes:
+        config: the configuration; of a resumed run, with the options that were changed.
+        dataset: the data.
+        split_labels: (n_ratings,) TRAIN, VALID or TEST; after a refit, validation ratings are labelled TRAIN.
+        splits: the ratings of each split by name, on the device of the training.
+        solver: the solver, with the model of the best epoch.
+        progress: epochs, seconds, and the best validation metric; of the refit if there was one.
+        metrics: the final figures, as in `metrics.json`; None if the training was interrupted.
+        run: the run folder; None if nothing was saved.
     """
-    part = torch.full((len(dataset.ratings),), TRAIN, dtype=torch.uint8)
-    test = dataset.test_mask(split, test_fraction, generator)
-    part[test] = TEST
-    training = dataset.ratings.select(~test)
-    part[(~test).nonzero().squeeze(1)[random_split(training, valid_fraction, generator)]] = VALID
-    if not bool((part == TRAIN).any()):
-        raise InputError(
-            f"none of the {len(part):,} ratings of {dataset.name} is left to train on; "
-            "lower --test-fraction and --valid-fraction"
-        )
-    return part
+
+    config: ExperimentConfig
+    dataset: Dataset
+    split_labels: Tensor
+    splits: dict[str, Ratings]
+    solver: Solver
+    progress: Progress
+    metrics: dict[str, Any] | None
+    run: Run | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether `stop` ended the training before its end."""
+        return self.metrics is None
+
+    @property
+    def posterior(self) -> Posterior:
+        """What the solver inferred."""
+        return self.solver.inference()
+
+    def trained_model(self) -> TrainedModel:
+        """The trained model, which answers by ids."""
+        return build_trained_model(self.config, self.dataset, self.split_labels, self.posterior)
 
 
-def split_parts(ratings: Ratings, part: Tensor) -> dict[str, Ratings]:
-    """The ratings of each part by name, of part numbers, (n_ratings,); a part without ratings is left out."""
-    part = part.to(ratings.device)
-    return {name: ratings.select(part == number) for name, number in PARTS.items() if bool((part == number).any())}
-
-
-def make_solver(
-    name: str,
-    dataset: Dataset,
-    train: Ratings,
+def train(
+    config: ExperimentConfig,
+    dataset: Dataset | None = None,
     *,
-    generator: torch.Generator,
-    rank: int = 64,
-    biases: bool = True,
-    offset: str = "global",
-    damping: float = 5.0,
-    implicit: str = "none",
-    user_features: str = "",
-    item_features: str = "",
-    item_ids: bool = True,
-    nonnegative: bool = False,
-    init: str = "scaled-normal",
-    l2: float = 1.0,
-    bias_l2: float | None = None,
-    scaling: str = "sqrt",
-    loss: str = "squared",
-    **knobs: Any,
-) -> Solver:
-    """A solver of `SOLVERS` with its model and objective, at the start of training on these ratings of the dataset.
+    loggers: Sequence[Logger] | OpenLoggers | None = None,
+    run: Run | None = None,
+    on_epoch: Callable[[Epoch], object] | None = None,
+    stop: Callable[[], bool] | None = None,
+    end_early: Callable[[], bool] | None = None,
+    command: str | None = None,
+) -> TrainingResult:
+    """Train a model as configured, and save a run folder; or resume the training of one.
+
+    A resumed run ends with the same bits as one that was never stopped.  Its configuration may differ in `MAY_CHANGE`.
+
+    With `refit`, a second training follows on the training and validation ratings together, from the same seed, for
+    the best number of epochs of the first.  The run's model is then the second one, and so are its training and test
+    metrics; its validation metrics are the first's.  A checkpoint of the second training has the first one's results
+    as "first_fit", so that a run killed in either resumes there.  Curves are the first training's.
 
     Args:
-        user_features, item_features: columns of the dataset's tables, as "genres,year".
-        loss: a name in `LOSSES`.
-        knobs: the solver's own.
-
-    The others are those of `MatrixFactorization.from_ratings`, `dataset_features` and `Objective`.
+        dataset: the data, instead of loading the configured data; it is split by its own `split_labels`, if any.  A
+            resumed run has its own.
+        loggers: where to log, or what opens loggers given (run folder, resumed epoch or None) for `train` to close;
+            by default the configured ones, if the run is saved.
+        run: a run to resume, with its own data.
+        on_epoch: called after every epoch, and once before the first with number 0.
+        stop: asked before every epoch; True interrupts the training there, to be resumed later.
+        end_early: asked before every epoch; True ends the training there, as if it had run out of patience.
+        command: the command line to log; by default that of this process.
 
     Raises:
-        InputError: the solver or the loss is unknown, or something else is refused by what takes it.
+        Diverged: the cost exploded.
+        InputError: an option, the data or the run cannot be used.  A new run's folder is then not created, or removed.
 
     Examples:
-        >>> from mfrec.data.loading import synthetic
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> dataset = synthetic(n_users=20, n_items=10, n_ratings=100, generator=generator)
-        >>> solver = make_solver("gd", dataset, dataset.ratings, generator=generator, rank=4, l2=2.0, lr=0.001)
-        >>> solver.model.rank, solver.objective.l2, solver.epoch()
-        (4, 2.0, {'lr': 0.001})
+        >>> from mfrec.data.synthetic import synthetic
+        >>> dataset = synthetic(n_users=20, n_items=10, n_ratings=100, generator=torch.Generator().manual_seed(0))
+        >>> config = ExperimentConfig.create("als", rank=2, epochs=3, run_dir=None)
+        >>> result = train(config, dataset)
+        >>> result.progress.epoch, sorted(result.splits), sorted(result.metrics["test"])
+        (3, ['test', 'train', 'valid'], ['cost', 'mae', 'rmse'])
     """
-    if name not in SOLVERS:
-        raise unknown("solver", name, SOLVERS)
-    if loss not in LOSSES:
-        raise unknown("loss", loss, LOSSES)
-    users, items = dataset_features(dataset, train, implicit, user_features, item_features)
-    model = MatrixFactorization.from_ratings(
-        train,
-        rank,
-        biases=biases,
-        offset=offset,
-        damping=damping,
-        scale=dataset.scale,
-        user_features=users,
-        item_features=items,
-        item_ids=item_ids,
-        nonnegative=nonnegative,
-        init=init,
-        generator=generator,
+    import_plugins(config.run.plugin)
+    config.check()
+    monitor(config.fit.monitor)
+    if loggers is None:
+        check_loggers(config.run.loggers)
+    if run is not None:
+        if dataset is not None:
+            raise InputError("a resumed run has its own data; give a run or a dataset, not both")
+        session = Session.resumed(config, run)
+    else:
+        dataset = load_configured(config) if dataset is None else dataset
+        session = Session(config, dataset, label_splits(config, dataset))
+    try:
+        session.create_run()
+        with session.logging(loggers, command) as opened:
+            ended = session.fit(opened, on_epoch, stop or _never, end_early or _never)
+            metrics = session.finish(opened) if ended else None
+    except InputError as error:
+        if run is None or isinstance(error, Diverged):
+            session.remove_run_if_untrained()
+        raise
+    return TrainingResult(
+        session.config,
+        session.dataset,
+        session.split_labels,
+        session.splits,
+        session.solver,
+        session.progress,
+        metrics,
+        session.run,
     )
-    return SOLVERS[name](model, train, Objective(l2, bias_l2, scaling, LOSSES[loss]), generator=generator, **knobs)
+
+
+def label_splits(config: ExperimentConfig, dataset: Dataset) -> Tensor:
+    """(n_ratings,) TRAIN, VALID or TEST for each rating, as configured and drawn from the configured seed.
+
+    Raises:
+        InputError: the dataset has no such split, or no rating is left for training.
+    """
+    options = config.data
+    fraction = options.valid_fraction
+    if fraction is None:
+        is_embedded = options.data == dataset.name == EMBEDDED_DATA
+        fraction = EMBEDDED_VALID_FRACTION if is_embedded else VALID_FRACTION
+    generator = torch.Generator().manual_seed(config.fit.seed)
+    return dataset.split_labels_for(options.split, options.test_fraction, fraction, generator)
+
+
+def load_configured(config: ExperimentConfig) -> Dataset:
+    """The configured data.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    options = config.data
+    return load_dataset(
+        options.data,
+        columns=options.columns,
+        rating_range=options.rating_range,
+        duplicates=options.duplicates,
+        test_data=options.test_data,
+        valid_data=options.valid_data,
+    )
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,168 @@
+"""Files of a run: written whole or not at all, with a checksum that is verified on reading.
+
+A file of tensors is the zip archive that `torch.save` writes; the SHA-256 of all bytes before it is the archive's
+comment, so that `torch.load` and unzip still open the file.  A JSON file has the SHA-256 of all lines below it as its
+first entry.  The checksum is inside the file: one rename replaces both, so no crash can separate them.
+
+It detects accidents, not forgers: whoever can write a file can also write its checksum.  Therefore tensors are loaded
+by `weights_only`, which runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from mfrec.errors import InputError
+
+ARCHIVE_START = b"PK\x03\x04"
+COMMENT = b"mfrec sha256 "
+DIGEST_LENGTH = 64
+# The archive ends with the length of its comment, in two bytes, and the comment.
+COMMENT_LENGTH = (len(COMMENT) + DIGEST_LENGTH).to_bytes(2, "little")
+CHUNK_BYTES = 1 << 20
+JSON_HEADER = '{\n  "checksum": "sha256:%s",\n'
+JSON_HEADER_PATTERN = re.compile(re.escape(JSON_HEADER).replace("%s", "([0-9a-f]{64})").encode())
+
+
+def write_tensors(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors, numbers, strings, dicts and lists.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    archive = buffer.getbuffer()[:-2]
+    digest = hashlib.sha256(archive)
+    digest.update(COMMENT_LENGTH + COMMENT)
+    write_atomically(path, archive, COMMENT_LENGTH + COMMENT + digest.hexdigest().encode())
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read what `write_tensors` wrote, with the tensors on the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged, or not one that mfrec wrote.
+    """
+    try:
+        # One handle for both, because a training may replace the file in between.
+        with path.open("rb") as file:
+            if not _is_intact(file):
+                raise _damaged(path)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} holds Python objects, which mfrec neither writes nor loads; delete it, and train again"
+        ) from None
+    except (RuntimeError, KeyError, EOFError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} is not a file of tensors ({type(error).__name__}); train again") from None
+    if not isinstance(state, dict):
+        raise InputError(f"{path} must hold a dict (got {type(state).__name__}); train again")
+    return state
+
+
+def _is_intact(file: IO[bytes]) -> bool:
+    """Whether the file is an archive that ends with the checksum of all bytes before; leaves it at its start."""
+    left = max(file.seek(0, os.SEEK_END) - DIGEST_LENGTH, 0)
+    file.seek(0)
+    is_archive = file.read(len(ARCHIVE_START)) == ARCHIVE_START
+    file.seek(0)
+    digest = hashlib.sha256()
+    while left and (chunk := file.read(min(CHUNK_BYTES, left))):
+        digest.update(chunk)
+        left -= len(chunk)
+    is_intact = file.read() == digest.hexdigest().encode()
+    file.seek(0)
+    return is_archive and is_intact
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, its checksum first.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    lines = json.dumps(dict(value), indent=2).removeprefix("{\n").encode() + b"\n"
+    write_atomically(path, (JSON_HEADER % hashlib.sha256(lines).hexdigest()).encode(), lines)
+
+
+def read_json(path: Path, version: int | None = None) -> dict[str, Any]:
+    """Read what `write_json` wrote, without the checksum.
+
+    Args:
+        version: the "format" that the object must have.
+
+    Raises:
+        InputError: the file is missing, damaged, edited, or of another version.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    header = JSON_HEADER_PATTERN.match(content)
+    if header is not None and hashlib.sha256(content[header.end() :]).hexdigest().encode() != header.group(1):
+        raise _damaged(path)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        raise _damaged(path) from None
+    if not isinstance(value, dict):
+        raise _damaged(path)
+    if version is not None and value.get("format") != version:
+        raise InputError(f"{path} was written by another version of mfrec; train again with this one")
+    if header is None:
+        raise _damaged(path)
+    return {name: content for name, content in value.items() if name != "checksum"}
+
+
+def write_atomically(path: Path, *chunks: bytes | memoryview) -> None:
+    """Write a file so that a reader, or a crash, sees its old content or its new content, never a part.
+
+    Raises:
+        InputError: the file cannot be written, for instance because the disk is full; its old content remains.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}); free some space or give write permission, then try again"
+            ) from error
+        raise
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"{path} was damaged or edited after mfrec wrote it (its checksum does not match); "
+        "restore it from a copy, or train again"
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path.parent} has no {path.name}; restore it, or train again")
+    return InputError(f"{path} cannot be read ({error.strerror}); give read permission, or train again")

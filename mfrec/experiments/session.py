@@ -1,0 +1,231 @@
+"""A training under way: a solver on its data, its progress, its run folder, and its loggers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mfrec.data.dataset import Dataset
+from mfrec.data.ratings import Ratings
+from mfrec.data.splits import SPLIT_NAMES, split_by_labels
+from mfrec.errors import OptionError
+from mfrec.evaluation.metrics import evaluate_splits, with_coverage
+from mfrec.evaluation.monitors import monitor
+from mfrec.experiments.building import build_solver, choose_device, refit_labels
+from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.loggers import Logger, open_loggers
+from mfrec.experiments.loop import Epoch, Progress, fit, out_of_patience
+from mfrec.experiments.resuming import MAY_CHANGE, require_work, with_changes
+from mfrec.experiments.run import Run
+from mfrec.experiments.run_log import log_results, log_settings
+
+# What opens loggers, given the run folder, and the epoch that a resumed run starts from or None.
+OpenLoggers = Callable[[Path, int | None], Sequence[Logger]]
+
+
+class Session:
+    """A training under way: a solver on its data, its progress, and its run.
+
+    Args:
+        split_labels: as drawn, before a refit.
+        first_fit: the results of the first fit, if this is the refit.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        dataset: Dataset,
+        split_labels: Tensor,
+        run: Run | None = None,
+        first_fit: dict[str, Any] | None = None,
+    ) -> None:
+        self.config, self.dataset, self.drawn_labels, self.run = config, dataset, split_labels, run
+        self.device = choose_device(config.fit.device)
+        self.resumed_at: int | None = None
+        self._build(first_fit)
+        if config.fit.refit and first_fit is None and "valid" not in self.splits:
+            raise OptionError("refit", "needs validation ratings; set valid_fraction above 0")
+
+    def _build(self, first_fit: dict[str, Any] | None) -> None:
+        self.first_fit = first_fit
+        self.split_labels = self.drawn_labels if first_fit is None else refit_labels(self.drawn_labels)
+        self.splits = split_by_labels(self.dataset.ratings.to(self.device), self.split_labels)
+        self.solver = build_solver(self.config, self.dataset, self.splits["train"])
+        self.progress = Progress()
+
+    @classmethod
+    def resumed(cls, config: ExperimentConfig, run: Run) -> Session:
+        """The training of a run, at its last checkpoint.
+
+        Raises:
+            InputError: an option changed that may not, or nothing is left to do.
+        """
+        state, before = run.checkpoint(), run.config()
+        first_fit = state["first_fit"]
+        config = with_changes(run, before, config, MAY_CHANGE - ({"epochs", "patience"} if first_fit else set()))
+        training = cls(config, *run.dataset(), run, first_fit)
+        training.progress = run.restore(training.solver, state)
+        # A run killed between its last epoch and its metrics has only these left to do.
+        if run.has_metrics():
+            require_work(run, config, training.progress, first_fit)
+        training.resumed_at = training.progress.epoch if first_fit is None else first_fit["epoch"]
+        return training
+
+    def create_run(self) -> None:
+        """Create the run folder if one is configured; of a resumed run, update its options."""
+        options = self.config.run
+        if self.run is not None:
+            self.run.remove_metrics()
+            self.run.write_config(self.config)
+        elif options.run_dir is not None:
+            self.run = Run.create(options.run_dir, options.name, f"{self.dataset.name}-{self.config.solver}")
+            self.config = self.config.updated(name=self.run.path.name)
+            self.run.write_config(self.config)
+            self.run.write_dataset(self.dataset, self.drawn_labels)
+
+    def remove_run_if_untrained(self) -> None:
+        """Remove the run folder unless an epoch in it was saved."""
+        if self.run is None:
+            return
+        if self.run.has_checkpoint():
+            state = self.run.checkpoint()
+            if state["progress"]["epoch"] > 0 or state["first_fit"] is not None:
+                return
+        self.run.remove()
+
+    @contextlib.contextmanager
+    def logging(
+        self, loggers: Sequence[Logger] | OpenLoggers | None, command: str | None
+    ) -> Iterator[Sequence[Logger]]:
+        """Open the loggers and log the settings; see `train`."""
+        with contextlib.ExitStack() as stack:
+            opened = loggers if isinstance(loggers, Sequence) else self._open(loggers)
+            if not isinstance(loggers, Sequence):
+                for logger in opened:
+                    stack.enter_context(contextlib.closing(logger))
+            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command
+            log_settings(opened, self.config.to_dict(), command, self.device, self.progress.epoch)
+            yield opened
+
+    def _open(self, loggers: OpenLoggers | None) -> Sequence[Logger]:
+        if self.run is None:
+            return ()
+        if loggers is not None:
+            return loggers(self.run.path, self.resumed_at)
+        return open_loggers(active_loggers(self.config), self.run.path, self.resumed_at)
+
+    def fit(
+        self,
+        loggers: Sequence[Logger],
+        on_epoch: Callable[[Epoch], object] | None,
+        stop: Callable[[], bool],
+        end_early: Callable[[], bool],
+    ) -> bool:
+        """Fit, and refit if configured; False if `stop` interrupted it."""
+        options = self.config.fit
+        first_fit = self.first_fit
+        if first_fit is None:
+            if not self._run_epochs(options.epochs, self.splits.get("valid"), loggers, on_epoch, stop, end_early):
+                return False
+            if not options.refit:
+                return True
+            first_fit = self._first_results()
+            self._build(first_fit)
+        epochs = first_fit["best_epoch"] or first_fit["epoch"]
+        report = None if on_epoch is None else lambda epoch: on_epoch(dataclasses.replace(epoch, refit=True))
+        return self._run_epochs(epochs, None, (), report, stop, _never)
+
+    def _run_epochs(
+        self,
+        epochs: int,
+        validation: Ratings | None,
+        loggers: Sequence[Logger],
+        on_epoch: Callable[[Epoch], object] | None,
+        stop: Callable[[], bool],
+        end_early: Callable[[], bool],
+    ) -> bool:
+        options = self.config.fit
+        self.progress = fit(
+            self.solver,
+            validation,
+            epochs=epochs,
+            patience=options.patience,
+            monitor=options.monitor,
+            log_every=self.config.run.log_every or epochs,
+            loggers=loggers,
+            on_epoch=on_epoch,
+            save=None if self.run is None else self._save,
+            progress=self.progress,
+            stop=lambda: stop() or end_early(),
+        )
+        return self.progress.epoch >= epochs or out_of_patience(self.progress, options.patience) or end_early()
+
+    def _save(self, state: Mapping[str, Any]) -> None:
+        assert self.run is not None
+        self.run.write_checkpoint({**state, "first_fit": self.first_fit})
+
+    def _first_results(self) -> dict[str, Any]:
+        progress = self.progress
+        return {
+            "epoch": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "best_value": progress.best_value,
+            "seconds": progress.seconds,
+            "valid": self._measure(["valid"])["valid"],
+        }
+
+    def _measure(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """The metrics of splits, with the monitored one for the validation set."""
+        splits = {name: self.splits[name] for name in names}
+        posterior, monitored = self.solver.inference(), monitor(self.config.fit.monitor)
+        model = posterior.mean_model()
+        measured = with_coverage(evaluate_splits(model, self.solver.objective, splits), splits, posterior)
+        if "valid" in measured and monitored.name not in measured["valid"]:
+            value = monitored.value(model, self.splits["train"], splits["valid"], measured["valid"])
+            measured["valid"][monitored.name] = value
+        return measured
+
+    def finish(self, loggers: Sequence[Logger]) -> dict[str, Any]:
+        """Evaluate the trained model, write its metrics, and log them."""
+        progress, first_fit, ratings = self.progress, self.first_fit, self.dataset.ratings
+        measured = self._measure(list(self.splits))
+        if first_fit is not None:
+            measured["valid"] = first_fit["valid"]
+        metrics = {
+            "solver": self.config.solver,
+            "dataset": self.dataset.name,
+            "split": self.config.data.split,
+            "seed": self.config.fit.seed,
+            "rank": self.config.model.rank,
+            "monitor": self.config.fit.monitor,
+            "epochs": progress.epoch,
+            "n_users": ratings.n_users,
+            "n_items": ratings.n_items,
+            "n_ratings": len(ratings),
+            "fit_seconds": round(progress.seconds + (first_fit["seconds"] if first_fit else 0.0), 3),
+            **{name: measured.get(name) for name in SPLIT_NAMES},
+        }
+        if first_fit is not None:
+            metrics["first_fit"] = {"epochs": first_fit["epoch"], "best_epoch": first_fit["best_epoch"]}
+        if self.run is not None:
+            self.run.write_metrics(metrics)
+        epoch = progress.epoch if first_fit is None else first_fit["epoch"]
+        options = self.config.hyperparameters()
+        log_results(loggers, options, self.dataset, self.solver.inference(), self.splits, measured, epoch)
+        return metrics
+
+
+def active_loggers(config: ExperimentConfig) -> list[str]:
+    """The names of the configured loggers; without TensorBoard if log_every is 0."""
+    return [name for name in config.run.loggers if name != "tensorboard" or config.run.log_every]
+
+
+def _never() -> bool:
+    return False
