@@ -1,100 +1,113 @@
-"""The verb that cross-validates: a training for each fold, each with a run folder of its own, and their mean."""
+"""`mfrec cv`: cross-validation, with a run for each fold."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-import statistics
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from mfrec.cli import report
-from mfrec.cli.options import taken
-from mfrec.cli.train import Train
-from mfrec.cli.train_arguments import parse_train
-from mfrec.errors import InputError
-from mfrec.experiments.run import Run
+import tyro
 
-FIGURES = ("rmse", "mae")
-USAGE = """usage: mfrec cv [SOLVER] [--folds K | --split u1..u5] [OPTIONS]
+from mfrec.cli.experiment_options import ExperimentOptions
+from mfrec.errors import InputError, OptionError
+from mfrec.experiments.config import DataConfig
+from mfrec.options import Range
 
-Train and test on one fold after another, and show the mean.
+if TYPE_CHECKING:
+    from mfrec.experiments.cross_validation import CrossValidation
 
-  --folds K           the test parts are K random parts of the ratings, the same for the same --seed (default: 5)
-  --split A..B        the test parts are official splits of the data, such as u1..u5
-  OPTIONS             as of mfrec train SOLVER, which lists them by --help
-"""
+FOLDS, MOST_FOLDS = 5, 10_000
+EACH_FOLD = "cannot be used with cv: each fold is the test set"
 
 
-@dataclasses.dataclass(frozen=True)
-class CrossValidate:
-    """Cross-validate a solver: train on all folds but one, test on that, for each; the mean and its spread."""
+@dataclass(frozen=True)
+class FoldsConfig(DataConfig):
+    """Which ratings to use, and how to split them."""
 
-    splits: tuple[str, ...]
-    first: Train
+    split: str = ""
+    """Official splits of the data to use as folds: u1..u5, or names with commas; by default random folds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidate(ExperimentOptions):
+    """Cross-validate a solver: train and test once for each fold; the mean and the standard deviation."""
+
+    excluded: ClassVar = dict.fromkeys(("test_fraction", "test_data", "valid_data"), EACH_FOLD)
+
+    folds: Annotated[int | None, Range(2, MOST_FOLDS), tyro.conf.arg(metavar="K")] = None
+    """Number of random folds, the same for the same --seed; 5 by default."""
+
+    @classmethod
+    def data_options(cls, data: DataConfig) -> DataConfig:
+        """See `ExperimentOptions.data_options`."""
+        return FoldsConfig(**(vars(data) | {"split": ""}))
 
     def __call__(self) -> int:
-        """Exit status: 0, or that of the fold that was interrupted."""
-        first = self.first
-        folder = Run.create(first.run_dir, first.name, f"{Path(first.data).stem}-{first.solver}-cv").path
-        rows = []
-        for split in self.splits:
-            fold = dataclasses.replace(first, split=split, run_dir=str(folder), name=split)
-            try:
-                metrics = fold.train().metrics
-            except InputError:
-                if not any(folder.iterdir()):
-                    folder.rmdir()  # nothing in it was trained
-                raise
-            if metrics is None:
-                print(f"interrupted in {split}; the folds that were done are in {folder}", file=sys.stderr)
-                return 130
-            figures = {name: metrics["test"][name] for name in FIGURES}
-            rows.append({"fold": split, **figures, "epochs": metrics["epochs"], "seconds": metrics["fit_seconds"]})
-        columns = {name: [row[name] for row in rows] for name in FIGURES}
-        spread = {name: (statistics.mean(values), statistics.stdev(values)) for name, values in columns.items()}
-        if first.json:
-            found = {name: {"mean": mean, "deviation": deviation} for name, (mean, deviation) in spread.items()}
-            print(json.dumps({"runs": str(folder), "seed": first.seed, "folds": rows, **found}, indent=2))
-            return 0
-        title = f"{first.solver} on {Path(first.data).stem}, seed {first.seed}"
-        report.print_table(title, list(rows[0]), [list(row.values()) for row in rows])
-        for name, (mean, deviation) in spread.items():
-            print(f"{name.upper():<5} {mean:.4f} ± {deviation:.4f} (standard deviation over {len(rows)} folds)")
-        print(f"runs    {folder}")
-        print(f"curves  tensorboard --logdir {folder}")
+        config = self.experiment()
+
+        from mfrec.cli.output import records
+        from mfrec.cli.progress import announce_stop, epoch_progress
+        from mfrec.evaluation.monitors import monitor
+        from mfrec.experiments.cross_validation import cross_validate
+        from mfrec.experiments.interrupts import finish_epoch_on_interrupt
+
+        splits = self.split_names()
+        with (
+            finish_epoch_on_interrupt(announce_stop) as interrupted,
+            epoch_progress(config.solver, monitor(config.fit.monitor), quiet=self.json) as on_epoch,
+        ):
+            result = cross_validate(config, splits, on_epoch=on_epoch, stop=interrupted, command=self.command_line)
+        if result.interrupted is not None:
+            print(f"interrupted in {result.interrupted}; the finished folds are in {result.folder}", file=sys.stderr)
+            return 130
+        if self.json:
+            folds = {"runs": str(result.folder), "seed": config.fit.seed, "folds": records(result.folds)}
+            summary = {**folds, **result.summary()}
+            print(json.dumps(summary, indent=2))
+        else:
+            self._print(result)
         return 0
 
+    def split_names(self) -> list[str]:
+        """The splits whose test sets are the folds.
 
-def parse_cv(arguments: list[str]) -> Callable[[], int]:
-    """The options of `mfrec cv [SOLVER] …`: its own, and those of a training."""
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(USAGE, end="")
-        raise SystemExit(0)
-    rest, own = taken("cv", arguments, "--folds", "--split")
-    if len(own) == 2:
-        raise InputError("--folds and --split are two ways to make folds; give one of them")
-    for option in ("--test-fraction", "--resume"):
-        if any(one.partition("=")[0] == option for one in rest):
-            raise InputError(f"{option} has no place in cross-validation, whose folds are the test parts; leave it out")
-    splits = _range(own["--split"]) if "--split" in own else _folds(own.get("--folds", "5"))
-    return CrossValidate(tuple(splits), parse_train([*rest, "--split", splits[0]]))
+        Raises:
+            InputError: there are two choices of folds, or fewer than two folds.
+        """
+        from mfrec.experiments.cross_validation import fold_names
+
+        if not self.data.split:
+            return fold_names(FOLDS if self.folds is None else self.folds)
+        if self.folds is not None:
+            raise InputError("--folds and --split cannot be combined; give one of them")
+        names = splits_in(self.data.split)
+        if len(names) < 2:
+            raise OptionError("split", f"must name several splits, such as u1..u5 (got {self.data.split})")
+        return names
+
+    def _print(self, result: CrossValidation) -> None:
+        from mfrec.cli import report
+        from mfrec.evaluation.metrics import METRICS
+
+        report.print_frame(f"{self.solver_name} on {self.data.data}, seed {self.training.seed}", result.folds)
+        for name, values in result.summary().items():
+            metric = METRICS[name]
+            mean, std = (format(values[key], metric.format) for key in ("mean", "std"))
+            print(f"{metric.label:<5} {mean} ± {std} (mean ± std over {len(result.folds)} folds)")
+        print(f"runs    {result.folder}")
+        print(f"curves  tensorboard --logdir {result.folder}")
 
 
-def _folds(text: str) -> list[str]:
-    if not re.fullmatch(r"\d+", text) or int(text) < 2:
-        raise InputError(f"folds {text!r} cannot be; give a whole number from 2, such as 5")
-    return [f"fold-{number}-of-{text}" for number in range(1, int(text) + 1)]
+def splits_in(text: str) -> list[str]:
+    """The names in "u1..u5", all from the first to the last, or in names with commas between them.
 
-
-def _range(text: str) -> list[str]:
-    """ "u1..u5" as all from u1 to u5; or names with commas between them."""
-    ends = re.fullmatch(r"(\D+)(\d+)\.\.(\D+)(\d+)", text)
-    names = text.split(",")
-    if ends is not None and ends.group(1) == ends.group(3):
-        names = [f"{ends.group(1)}{n}" for n in range(int(ends.group(2)), int(ends.group(4)) + 1)]
-    if len(names) < 2:
-        raise InputError(f"split {text!r} is one part, not folds; write u1..u5, names with commas, or give --folds")
-    return names
+    Examples:
+        >>> splits_in("u1..u3"), splits_in("ua,ub")
+        (['u1', 'u2', 'u3'], ['ua', 'ub'])
+    """
+    ends = re.fullmatch(r"(\D+)(\d{1,4})\.\.(\D+)(\d{1,4})", text)
+    if ends is not None and ends[1] == ends[3]:
+        return [f"{ends[1]}{number}" for number in range(int(ends[2]), int(ends[4]) + 1)]
+    return text.split(",")

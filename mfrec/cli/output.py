@@ -1,4 +1,4 @@
-"""Frames for programs: as JSON on stdout, or in a file, a frame at a time, the whole file or none of it."""
+"""Frames for other programs: as JSON on stdout, or in a file that is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ from typing import Any
 
 import pandas as pd
 
-from mfrec.cli.report import count_progress
-from mfrec.errors import InputError
+from mfrec.cli.progress import count_progress
+from mfrec.errors import InputError, OptionError
+
+SCORE_BYTES = 4
 
 
 class TableWriter:
-    """A .csv or .parquet file that is there once everything has been written.
+    """Writes a .csv or .parquet file, which appears once everything has been written.
 
     Raises:
-        InputError: the name ends otherwise, parquet lacks pyarrow, or the place cannot be written.
+        InputError: the name has another ending, parquet lacks pyarrow, or the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         if path.suffix not in (".csv", ".parquet"):
-            raise InputError(f"{path} is not a .csv or .parquet file; name one that ends so")
+            raise OptionError("output", f"must end in .csv or .parquet (got {path})")
         if path.is_dir():
-            raise InputError(f"{path} is a folder; name a file that is not there yet, or is to be replaced")
+            raise OptionError("output", f"must be a file (got the folder {path})")
         if not path.parent.is_dir():
-            raise InputError(f"there is no folder {path.parent} to write {path.name} in; make it, or choose another")
+            raise OptionError("output", f"must be in an existing folder (got {path}); create {path.parent}")
         self.path, self.temporary = path, path.with_name(f".{path.name}.tmp")
         self.rows = 0
         self._parquet: Any = None
         if path.suffix == ".parquet":
             try:
-                import pyarrow.parquet  # noqa: F401  (an extra)
+                import pyarrow.parquet  # noqa: F401  (optional)
             except ImportError as error:
                 raise InputError(
-                    f"{path} is parquet, which needs pyarrow; pip install pyarrow, or name a .csv"
+                    f"{path} needs pyarrow; install it with: pip install pyarrow, or write a .csv"
                 ) from error
 
     def __enter__(self) -> TableWriter:
         try:
             self.temporary.write_bytes(b"")
         except OSError as error:
-            raise InputError(f"{self.path} cannot be written ({error.strerror}); choose another place") from error
+            raise InputError(f"{self.path} cannot be written ({error.strerror}); choose another --output") from error
         return self
 
     def write(self, frame: pd.DataFrame) -> None:
-        """Append the rows of a frame, whose columns are those of the first."""
+        """Append the rows of a frame, which has the columns of the first frame."""
         if self.path.suffix == ".csv":
             frame.to_csv(self.temporary, mode="a", header=not self.rows, index=False)
         else:
@@ -76,19 +78,36 @@ class TableWriter:
 
 
 def write_blocks(
-    writer: TableWriter, blocks: Iterable[tuple[int, pd.DataFrame]], total: int, what: str, of: str
+    writer: TableWriter, blocks: Iterable[tuple[int, pd.DataFrame]], total: int, rows: str, units: str
 ) -> None:
-    """Write frames, each with how many rows of all it is for, under a progress bar, and say how many there were."""
-    with writer, count_progress(of, total) as advance:
+    """Write frames under a progress bar, and print how many rows there are.
+
+    Args:
+        blocks: frames, each with the number of units that it is for.
+        total: the number of units.
+        rows, units: what to call them, such as "recommendations" and "users".
+    """
+    with writer, count_progress(units, total) as advance:
         for done, frame in blocks:
             writer.write(frame)
             advance(done)
-    print(f"{writer.rows:,} {what} for {total:,} {of} in {writer.path}")
+    print(f"{writer.rows:,} {rows} for {total:,} {units} in {writer.path}")
 
 
 def print_json(frame: pd.DataFrame) -> None:
-    """The rows as a list of objects; reasons as objects too."""
+    """Print the rows as a list of objects; reasons are objects, too."""
     if "because" in frame:
-        plain = [[reason._asdict() for reason in reasons] for reasons in frame["because"]]
-        frame = frame.assign(because=pd.Series(plain, dtype=object))
+        reasons = [[reason._asdict() for reason in reasons] for reasons in frame["because"]]
+        frame = frame.assign(because=pd.Series(reasons, dtype=object))
     print(frame.to_json(orient="records", indent=2, force_ascii=False))
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts for JSON, with None for what is missing."""
+    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return rows
+
+
+def scores_in(megabytes: int) -> int:
+    """How many scores fit into this much memory."""
+    return megabytes * 2**20 // SCORE_BYTES

@@ -1,114 +1,98 @@
-"""The verb that compares runs: a table of all in a folder, or what two of them differ in."""
+"""`mfrec runs`: the runs of a folder, or the differences between two runs."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import tyro
 
-from mfrec.cli import report
 from mfrec.cli.options import Switch
+from mfrec.cli.tables import FORMATS
 from mfrec.errors import InputError
-from mfrec.experiments.run import PLUMBING, Run, runs_in
-from mfrec.experiments.training import PARTS
-from mfrec.solvers.base import SOLVERS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mfrec.experiments.run import Run
 
 DIFF = "diff"
+# Columns that are left out of the table if they are the same for all runs.
+SETTINGS = ("folder", "data", "split", "seed")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Runs:
-    """List the runs of a folder, the best first, or show what two runs differ in: mfrec runs diff A B."""
+    """List the runs of a folder, best first, or show how two runs differ: mfrec runs diff A B."""
 
     what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[FOLDER | diff RUN RUN]")] = ("runs",)
-    """Folder of runs; or the word diff and two run folders."""
+    """A folder, with runs at any depth; or the word diff and two run folders."""
     json: Switch = False
     """Print JSON instead of a table."""
     csv: Switch = False
     """Print CSV instead of a table."""
 
     def __call__(self) -> int:
+        from mfrec.experiments.comparison import difference, overview
+        from mfrec.experiments.run import Run
+
         if self.json and self.csv:
-            raise InputError("--json and --csv are two ways to print the same; give one of them")
+            raise InputError("--json and --csv cannot be combined; give one of them")
         if self.what[:1] == (DIFF,):
             if len(self.what) != 3:
-                raise InputError(f"diff compares two runs, not {len(self.what) - 1}; write mfrec runs diff A B")
+                raise InputError(f"diff needs two runs (got {len(self.what) - 1}); write mfrec runs diff A B")
             first, second = (Run.open(path) for path in self.what[1:])
-            return self._print(f"{first.path} and {second.path}", difference(first, second), _shown_difference)
-        if len(self.what) > 1:
-            raise InputError(f"{' '.join(self.what)} are {len(self.what)} folders; give one, or diff and two runs")
+            return self._print(difference(first, second), lambda frame: _print_difference(first, second, frame))
+        if len(self.what) != 1:
+            raise InputError(f"runs takes one folder (got {' '.join(self.what)}); or write mfrec runs diff A B")
         folder = Path(*self.what)
-        return self._print(f"runs in {folder}, with the RMSE of their parts", overview(folder), _without_constants)
+        return self._print(overview(folder), lambda frame: _print_overview(folder, frame))
 
-    def _print(self, title: str, table: pd.DataFrame, shown: Callable[[pd.DataFrame], pd.DataFrame]) -> int:
+    def _print(self, frame: pd.DataFrame, print_table: Callable[[pd.DataFrame], object]) -> int:
+        from mfrec.cli.output import records
+
         if self.json:
-            print(json.dumps(json.loads(table.to_json(orient="records", double_precision=15)), indent=2))
+            print(json.dumps(records(frame), indent=2))
         elif self.csv:
-            table.to_csv(sys.stdout, index=False)
+            frame.to_csv(sys.stdout, index=False)
         else:
-            report.print_frame(title, shown(table))
+            print_table(frame)
         return 0
 
 
-def _without_constants(table: pd.DataFrame) -> pd.DataFrame:
-    """What does not tell runs apart takes no room on a terminal."""
-    constant = [name for name in ("data", "split", "seed") if table[name].nunique() == 1]
-    return table.drop(columns=constant).rename(columns={"valid RMSE": "valid", "test RMSE": "test"})
+def _print_overview(folder: Path, frame: pd.DataFrame) -> None:
+    """Print the columns that fit a terminal: the first metric, and settings that distinguish the runs."""
+    from mfrec.cli.report import print_frame
+    from mfrec.evaluation.metrics import METRICS
+
+    metric = next(iter(METRICS.values()))
+    splits = {f"{split} {metric.label}": split for split in ("valid", "test")}
+    constant = [name for name in SETTINGS if frame[name].nunique(dropna=False) == 1]
+    others = [name for name in map(str, frame) if name.partition(" ")[0] in splits.values() and name not in splits]
+    formats = {**FORMATS, **dict.fromkeys(splits.values(), metric.format)}
+    shown = frame.drop(columns=[*constant, *others]).rename(columns=splits)
+    print_frame(f"runs in {folder}, with the {metric.label} on their splits", shown, formats)
 
 
-def _shown_difference(table: pd.DataFrame) -> pd.DataFrame:
-    figures = [name.endswith(("rmse", "mae", "cost")) for name in table["what"]]
-    shown = table.copy()
-    for column in table.columns[1:]:
-        shown[column] = [
-            format(value, ".4f" if figure else "g") if isinstance(value, float) else value
-            for value, figure in zip(table[column], figures, strict=True)
+def _print_difference(first: Run, second: Run, frame: pd.DataFrame) -> None:
+    """Print the difference of two runs, with each metric in its format."""
+    import pandas as pd
+
+    from mfrec.cli.report import print_frame
+    from mfrec.evaluation.metrics import METRICS
+
+    names = [what.rpartition(" ")[2] for what in frame["what"]]
+    formats = [METRICS[name].format if name in METRICS else ".4f" if name == "cost" else "g" for name in names]
+
+    shown = frame.copy()
+    for column in frame.columns[1:]:
+        texts = [
+            format(value, number) if isinstance(value, float) else value
+            for value, number in zip(frame[column], formats, strict=True)
         ]
-    return shown
-
-
-def overview(folder: Path) -> pd.DataFrame:
-    """A row a run: lowest validation RMSE first, and after them those that validate nothing, by test RMSE."""
-    rows = []
-    for run in runs_in(folder):
-        config, metrics = run.config(), run.metrics() if run.has_metrics() else {}
-        parts = {part: (metrics.get(part) or {}).get("rmse") for part in ("valid", "test")}
-        learned = "l2" in getattr(SOLVERS.get(config["solver"]), "learned", ())
-        rows.append(
-            {
-                "run": run.path.name,
-                "solver": config["solver"],
-                "data": metrics.get("dataset", config.get("data")),
-                "split": config.get("split"),
-                "seed": config.get("seed"),
-                "rank": config.get("rank"),
-                "l2": None if learned else config["l2"],
-                "epochs": metrics.get("epochs"),
-                "seconds": metrics.get("fit_seconds"),
-                "valid RMSE": parts["valid"],
-                "test RMSE": parts["test"],
-            }
-        )
-    table = pd.DataFrame(rows)
-    return table.sort_values(["valid RMSE", "test RMSE"], na_position="last", kind="stable", ignore_index=True)
-
-
-def difference(first: Run, second: Run) -> pd.DataFrame:
-    """A row for each option, and each final figure, that two runs do not have in common."""
-    sides: list[dict[str, Any]] = []
-    for run in (first, second):
-        options = {name: value for name, value in run.config().items() if name not in PLUMBING}
-        metrics = run.metrics() if run.has_metrics() else {}
-        parts = {part: metrics.get(part) or {} for part in PARTS}
-        figures = {f"{part} {name}": value for part, values in parts.items() for name, value in values.items()}
-        sides.append(options | {"epochs done": metrics.get("epochs"), "seconds": metrics.get("fit_seconds")} | figures)
-    names = [name for name in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(name) != sides[1].get(name)]
-    titles = [run.path.name if first.path.name != second.path.name else str(run.path) for run in (first, second)]
-    values = {title: [side.get(name) for name in names] for title, side in zip(titles, sides, strict=True)}
-    return pd.DataFrame({"what": names} | values, dtype=object)
+        shown[column] = pd.Series(texts, dtype=object)
+    print_frame(f"{first.path} and {second.path}", shown)

@@ -1,0 +1,132 @@
+"""`mfrec evaluate`: the metrics of training again, errors by group, and ranking metrics."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from cli_checks import answer, assert_refused
+from conftest import Cli, TrainRun
+
+from mfrec.data.splits import SPLIT_NAMES
+from mfrec.experiments.run import Run
+from mfrec.solvers.registry import SOLVERS
+
+FEATURES = ("--implicit", "both", "--item-features", "genres,year")
+RANKING_METRICS = ("precision", "recall", "ndcg", "map", "mrr", "hit rate")
+
+
+def test_evaluate_repeats_the_metrics_of_training(trained_run: Path, cli: Cli) -> None:
+    metrics = Run.open(trained_run).metrics()
+    repeated = answer(cli("evaluate", trained_run, "--json"))
+    assert repeated == {"run": str(trained_run), **{split: metrics[split] for split in SPLIT_NAMES}}
+    shown = cli("evaluate", trained_run).out
+    for split in SPLIT_NAMES:
+        assert re.search(
+            rf"^ +{split} +{metrics[split]['rmse']:.4f} +{metrics[split]['mae']:.4f} *$", shown, re.MULTILINE
+        )
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        *((solver, FEATURES) for solver in SOLVERS if solver not in ("sgd", "vb")),
+        ("sgd", (*FEATURES, "--lr", 0.002)),
+        *((solver, (*FEATURES, "--no-item-ids")) for solver in ("als", "gibbs", "quasi-newton")),
+        ("als", ("--item-features", "year", "--no-item-ids", "--no-biases")),
+        ("als", ("--nonnegative",)),
+        ("gd", ("--nonnegative", *FEATURES)),
+        ("gibbs", ("--burn-in", 2)),
+        ("sgd", ("--loss", "log-cosh")),
+        ("vb", ()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(map(str, value)),
+)
+def test_the_verbs_that_answer_rebuild_the_model_of_the_run(
+    solver: str, options: tuple[object, ...], train_run: TrainRun, cli: Cli, tmp_path: Path
+) -> None:
+    burn_in = ("--burn-in", 2) if solver == "gibbs" else ()
+    run = train_run(tmp_path, "run", *burn_in, *options, solver=solver, epochs=6)
+    metrics = Run.open(run).metrics()
+    measured = {split: metrics[split] for split in SPLIT_NAMES if metrics[split] is not None}
+    assert answer(cli("evaluate", run, "--json")) == {"run": str(run), **measured}
+    assert f"{metrics['test']['rmse']:.4f}" in cli("evaluate", run).out
+    is_bayesian = solver in ("vb", "gibbs")
+    assert ("coverage_90" in metrics["test"]) == is_bayesian
+    assert ("test: 90 % intervals contain" in cli("evaluate", run).out) == is_bayesian
+    assert "coverage_90" not in metrics["train"]
+    recommended = answer(cli("recommend", run, "--user", 1, "--json"))
+    assert all(("std" in row) == is_bayesian and math.isfinite(row["predicted"]) for row in recommended)
+    assert len(answer(cli("similar", run, "--item", 8, "--min-ratings", 0, "-n", 3, "--json"))) == 3
+
+
+def test_ranking_metrics_have_intervals_and_say_who_was_left_out(trained_run: Path, cli: Cli) -> None:
+    output = cli("evaluate", trained_run, "--ranking", 5)
+    assert output.status == 0, output.err
+    table = output.out[output.out.index("top 5 of all items, test split") :]
+    assert re.search(r"metric +@5 +95 % interval", table)
+    ranking = answer(cli("evaluate", trained_run, "--ranking", 5, "--json"))["ranking"]
+    for name in RANKING_METRICS:
+        mean = ranking["means"][name.replace(" ", "_")]
+        assert re.search(rf"^ +{name} +{mean:.4f} +\d\.\d{{4}}–\d\.\d{{4}}", table, re.MULTILINE), name
+    assert "relevant items are rated" in table
+    assert f"without the {ranking['n_left_out']:,} users with none" in table
+    found = answer(cli("evaluate", trained_run, "--ranking", 5, "--threshold", 3, "--json"))["ranking"]
+    assert found["threshold"] == 3
+    assert found["n_left_out"] < ranking["n_left_out"]
+    for name, (low, high) in found["intervals_95"].items():
+        assert low <= found["means"][name] <= high
+
+
+def test_the_seed_decides_the_intervals(trained_run: Path, cli: Cli) -> None:
+    intervals = [
+        answer(cli("evaluate", trained_run, "--ranking", 5, "--seed", seed, "--json"))["ranking"]["intervals_95"]
+        for seed in (1, 1, 2)
+    ]
+    assert intervals[0] == intervals[1] != intervals[2]
+
+
+@pytest.mark.parametrize("by", ["user", "item", "rating", "popularity", "cold_start"])
+def test_errors_by_group_add_up_to_the_error_of_the_split(by: str, trained_run: Path, cli: Cli) -> None:
+    measured = answer(cli("evaluate", trained_run, "--by", by, "--json"))
+    groups = measured[f"test_by_{by}"]
+    assert all(by in group for group in groups)
+    squares = sum(group["n_ratings"] * (group["rmse"] or 0) ** 2 for group in groups)
+    n_ratings = sum(group["n_ratings"] for group in groups)
+    assert n_ratings == 60
+    assert (squares / n_ratings) ** 0.5 == pytest.approx(measured["test"]["rmse"], abs=1e-4)
+    output = cli("evaluate", trained_run, "--by", by)
+    assert f"test split by {by}" in output.out
+    if by in ("user", "item"):
+        errors = [group["rmse"] for group in groups]
+        assert errors == sorted(errors, reverse=True)
+        assert f"10 of {len(groups)}, the largest RMSE first; --json prints all" in output.out
+
+
+def test_a_run_without_held_out_ratings_cannot_be_measured_by_group(
+    train_run: TrainRun, cli: Cli, tmp_path: Path
+) -> None:
+    run = train_run(tmp_path, "run", "--test-fraction", 0, "--valid-fraction", 0)
+    for option in (("--by", "user"), ("--ranking", 5)):
+        assert_refused(cli("evaluate", run, *option), "no held-out ratings", "--test-fraction above 0")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--threshold", 4), "--threshold needs --ranking"),
+        (("--min-ratings", 4), "--min-ratings needs --ranking"),
+        (("--ranking", 0), "--ranking must be at least 1 (got 0)"),
+        (("--ranking", 5, "--threshold", 9), "9 or more"),
+        (("--ranking", 5, "--threshold", "nan"), "nan"),
+        (("--ranking", 5, "--min-ratings", 9999), "--min-ratings leaves no items"),
+        (("--seed", -1), "--seed must be in [0, "),
+    ],
+    ids=str,
+)
+def test_an_impossible_measurement_is_refused(
+    options: tuple[object, ...], words: str, trained_run: Path, cli: Cli
+) -> None:
+    assert_refused(cli("evaluate", trained_run, *options), words)
