@@ -1,4 +1,6 @@
-"""The two products: torch's sparse kernels, the gathers beside them, and the dense definition give the same numbers."""
+"""Sparse matrices and the two products: torch's kernels, the gathers and dense matrices give the same numbers."""
+
+from __future__ import annotations
 
 import subprocess
 import sys
@@ -7,82 +9,230 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
 
 from mfrec import sparse
-from mfrec.data.ratings import Ratings
+from mfrec.errors import InputError
+from mfrec.sparse import CSRPattern, SparseMatrix, csr_pattern, sddmm, spmm
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
-def random_ratings(n_users: int, n_items: int, density: float, seed: int) -> Ratings:
+def random_matrix(n_rows: int, n_cols: int, density: float, seed: int = 0) -> SparseMatrix:
+    """A matrix in float64 whose entries are given in random order."""
     generator = torch.Generator().manual_seed(seed)
-    observed = torch.rand(n_items, n_users, generator=generator) < density
-    return Ratings.from_dense(torch.randn(n_items, n_users, generator=generator, dtype=torch.float64), observed)
+    rows, cols = (torch.rand(n_rows, n_cols, generator=generator) < density).nonzero(as_tuple=True)
+    order = torch.randperm(len(rows), generator=generator)
+    values = torch.randn(len(rows), generator=generator, dtype=torch.float64)
+    return SparseMatrix.from_entries(rows[order], cols[order], values, (n_rows, n_cols))
 
 
-def assert_products_agree(ratings: Ratings, rank: int, dtype: torch.dtype, device: str, tolerance: float) -> None:
-    def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+def dense(matrix: SparseMatrix) -> Tensor:
+    """The matrix as a dense one, by its rows, columns and values."""
+    out = matrix.values.new_zeros(matrix.shape)
+    out[matrix.pattern.row.long(), matrix.pattern.col.long()] = matrix.values
+    return out
+
+
+matrices = st.builds(
+    random_matrix, st.integers(1, 9), st.integers(1, 9), st.floats(0, 1), st.integers(0, 2**31)
+)  # some have no entry, and many an empty row
+
+
+def assert_products_agree(
+    matrix: SparseMatrix, rank: int, dtype: torch.dtype = torch.float64, device: str = "cpu", tolerance: float = 1e-12
+) -> None:
+    def assert_near(result: Tensor, expected: Tensor) -> None:
+        assert_close(result, expected, atol=tolerance, rtol=tolerance)
 
     generator = torch.Generator().manual_seed(1)
-    U = torch.randn(ratings.n_users, rank, generator=generator, dtype=dtype).to(device)
-    V = torch.randn(ratings.n_items, rank, generator=generator, dtype=dtype).to(device)
-    ratings = ratings.to(device, dtype)
-    users, items = ratings.users.long(), ratings.items.long()
-    dense = torch.zeros(ratings.n_users, ratings.n_items, dtype=dtype, device=device)
-    dense[users, items] = ratings.values
-
-    expected = (U @ V.T)[users, items]
-    for product in (sparse.sampled_dot, sparse.gathered_sampled_dot):
-        assert_close(product(ratings.by_user, U, V), expected)
-    for product in (sparse.matmul, sparse.gathered_matmul):
-        assert_close(product(ratings.by_user, ratings.values, V), dense @ V)
-        assert_close(product(ratings.by_item, ratings.values[ratings.item_order.long()], U), dense.T @ U)
+    A, B = (torch.randn(n, rank, generator=generator, dtype=dtype).to(device) for n in matrix.shape)
+    matrix = matrix.to(device, dtype)
+    pattern, D = matrix.pattern, dense(matrix)
+    at_entries = (A @ B.T)[pattern.row.long(), pattern.col.long()]
+    for product in (sddmm, sparse.gathered_sddmm):
+        assert_near(product(pattern, A, B), at_entries)
+    for product in (spmm, sparse.gathered_spmm):
+        assert_near(product(pattern, matrix.values, B), D @ B)
+        assert_near(product(pattern.T, matrix.values[pattern.transpose_order.long()], A), D.T @ A)
+    assert_near(matrix.sddmm(A, B), at_entries)
+    assert_near(matrix @ B, D @ B)
+    assert_near(matrix.T @ A, D.T @ A)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("rank", [1, 7, 33])
-def test_sparse_and_gathered_products_are_the_dense_ones_at_the_observed_entries(device, dtype, tolerance, rank):
-    assert_products_agree(random_ratings(23, 41, 0.2, 0), rank, dtype, device, tolerance)
+def test_sparse_and_gathered_products_equal_dense_ones_at_the_entries(device, dtype, tolerance, rank):
+    assert_products_agree(random_matrix(23, 41, 0.2), rank, dtype, device, tolerance)
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.floats(0, 1), st.integers(0, 3), st.integers(0, 2**31))
-def test_products_agree_for_any_shape_empty_rows_and_empty_patterns_included(n_users, n_items, density, rank, seed):
-    assert_products_agree(random_ratings(n_users, n_items, density, seed), rank, torch.float64, "cpu", 1e-12)
+@given(matrices, st.integers(0, 3))
+def test_products_agree_for_any_shape_with_empty_rows_and_without_entries(matrix, rank):
+    assert_products_agree(matrix, rank)
 
 
-def test_the_gathers_take_over_where_torch_lacks_a_product(monkeypatch):
-    ratings = random_ratings(9, 5, 0.5, 0)
-    U, V = torch.randn(9, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    dots, product = sparse.sampled_dot(ratings.by_user, U, V), sparse.matmul(ratings.by_user, ratings.values, V)
+def test_gathers_replace_a_product_that_torch_lacks(monkeypatch):
+    matrix = random_matrix(9, 5, 0.5)
+    A, B = torch.randn(9, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    dots, product = matrix.sddmm(A, B), matrix @ B
     monkeypatch.setattr(sparse, "torch_has_products", lambda device, dtype: False)
     monkeypatch.setattr(sparse, "BLOCK", 4)
-    torch.testing.assert_close(sparse.sampled_dot(ratings.by_user, U, V), dots)
-    torch.testing.assert_close(sparse.matmul(ratings.by_user, ratings.values, V), product)
+    monkeypatch.delattr(torch.sparse, "sampled_addmm")
+    monkeypatch.delattr(torch, "sparse_csr_tensor")
+    assert_close(matrix.sddmm(A, B), dots)
+    assert_close(matrix @ B, product)
 
 
-def test_a_device_without_sparse_kernels_is_found_out(monkeypatch, caplog):
+@pytest.mark.parametrize("error", [NotImplementedError, RuntimeError])
+def test_a_device_without_sparse_kernels_is_detected_and_reported(monkeypatch, caplog, error):
     def lacking(*arguments, **options):
-        raise NotImplementedError("no kernel")
+        raise error("no kernel")
 
     monkeypatch.setattr(torch.sparse, "sampled_addmm", lacking)
     assert not sparse.torch_has_products.__wrapped__("cpu", torch.float32)
-    assert "more slowly" in caplog.text
+    assert "torch.float32 on cpu; falling back to slower gathers" in caplog.text
 
 
-def test_the_pattern_of_a_small_matrix_has_32_bit_indices():
-    pattern = random_ratings(9, 5, 0.5, 0).by_item
-    assert pattern.crow.dtype == pattern.col.dtype == torch.int32
+def test_a_full_memory_is_not_mistaken_for_a_missing_kernel(monkeypatch):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(torch.sparse, "sampled_addmm", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        sparse.torch_has_products.__wrapped__("cpu", torch.float32)
 
 
-def test_the_products_warn_of_nothing():
-    # torch says that sparse CSR is beta once a process: look at a fresh one.
+def test_the_first_product_of_a_process_prints_no_warning():
+    # torch warns once per process that sparse CSR is beta, so this needs a new process.
     code = (
-        "import torch; from mfrec.data.ratings import Ratings; from mfrec.sparse import matmul\n"
-        "ratings = Ratings.from_dense(torch.ones(2, 3))\n"
-        "matmul(ratings.by_user, ratings.values, torch.ones(2, 1))"
+        "import torch; from mfrec.sparse import SparseMatrix\n"
+        "ones = torch.ones(1, dtype=torch.int64)\n"
+        "SparseMatrix.from_entries(ones, ones, torch.ones(1), (2, 3)) @ torch.ones(3, 1)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+# CSR patterns
+
+
+@given(matrices)
+def test_crow_counts_and_rows_describe_the_same_pattern(matrix):
+    pattern, counts = matrix.pattern, (dense(matrix) != 0).sum(1)
+    assert pattern.n_entries == len(pattern.col) == int(counts.sum())
+    assert pattern.counts.tolist() == counts.tolist()
+    assert pattern.crow.tolist() == [0, *counts.cumsum(0).tolist()]
+    # Without the rows that it was made of, a pattern computes them.
+    again = CSRPattern(pattern.crow, pattern.col, pattern.shape)
+    assert torch.equal(again.row, pattern.row)
+    assert again.row.dtype == pattern.row.dtype
+    pairs = list(zip(pattern.row.tolist(), pattern.col.tolist(), strict=True))
+    assert pairs == sorted(set(pairs))
+
+
+@given(matrices)
+def test_the_transpose_of_the_transpose_is_the_matrix(matrix):
+    pattern, transposed = matrix.pattern, matrix.T
+    assert transposed.shape == matrix.shape[::-1]
+    assert torch.equal(dense(transposed), dense(matrix).T)
+    assert torch.equal(matrix.values[pattern.transpose_order.long()], transposed.values)
+    assert torch.equal(pattern.row[pattern.transpose_order.long()], pattern.T.col)
+    again = pattern.T.T
+    assert torch.equal(again.crow, pattern.crow)
+    assert torch.equal(again.col, pattern.col)
+    back = pattern.transpose_order.long()[pattern.T.transpose_order.long()]
+    assert torch.equal(back, torch.arange(pattern.n_entries))
+
+
+def test_a_transpose_is_computed_once():
+    matrix = random_matrix(9, 5, 0.5)
+    assert matrix.T is matrix.T
+    assert matrix.pattern.T is matrix.T.pattern
+    assert matrix.pattern.transpose_order is matrix.pattern.transpose_order
+
+
+@given(matrices, st.data())
+def test_a_row_block_holds_its_rows_alone(matrix, data):
+    first = data.draw(st.integers(0, matrix.shape[0]))
+    end = data.draw(st.integers(first, matrix.shape[0]))
+    block = matrix.row_block(first, end)
+    assert block.shape == (end - first, matrix.shape[1])
+    assert torch.equal(dense(block), dense(matrix)[first:end])
+    pattern = matrix.pattern.row_block(first, end)
+    assert torch.equal(pattern.crow, block.pattern.crow)
+    assert torch.equal(pattern.col, block.pattern.col)
+
+
+@given(matrices)
+def test_the_order_of_the_entries_does_not_change_a_matrix(matrix):
+    pattern = matrix.pattern
+    reverse = torch.arange(pattern.n_entries).flip(0)
+    again = SparseMatrix.from_entries(pattern.row[reverse], pattern.col[reverse], matrix.values[reverse], matrix.shape)
+    assert torch.equal(again.values, matrix.values)
+    assert torch.equal(again.pattern.col, pattern.col)
+    assert torch.equal(again.pattern.crow, pattern.crow)
+
+
+def test_entries_that_are_sorted_need_no_order():
+    rows, cols = torch.tensor([0, 0, 2]), torch.tensor([0, 2, 1])
+    pattern, order = csr_pattern(rows, cols, (3, 3))
+    assert order is None
+    assert pattern.counts.tolist() == [2, 0, 1]
+    _, order = csr_pattern(rows.flip(0), cols.flip(0), (3, 3))
+    assert order.tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_repeated_entries_are_counted_and_refused(is_sorted):
+    rows, cols = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([1, 1, 0, 0, 0])
+    rows, cols = (rows, cols) if is_sorted else (rows.flip(0), cols.flip(0))
+    with pytest.raises(InputError, match=r"^3 entries occur more than once; keep one of each$"):
+        csr_pattern(rows, cols, (2, 2))
+    with pytest.raises(InputError, match=r"^3 \(row, feature\) entries occur more than once"):
+        SparseMatrix.from_entries(rows, cols, torch.ones(5), (2, 2), "(row, feature) entries")
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_later_changes_of_the_callers_tensors_do_not_reach_a_matrix(is_sorted):
+    rows, cols, values = torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([2.0, 3.0])
+    if not is_sorted:
+        rows, cols, values = rows.flip(0), cols.flip(0), values.flip(0)
+    for dtype in (torch.int32, torch.int64):
+        arguments = rows.to(dtype), cols.to(dtype), values.clone()
+        matrix = SparseMatrix.from_entries(*arguments, (2, 2))
+        for tensor in arguments:
+            tensor.fill_(1)
+        assert dense(matrix).tolist() == [[2, 0], [0, 3]]
+
+
+def test_indices_have_32_bits_where_the_counts_fit_and_64_elsewhere():
+    pattern = random_matrix(9, 5, 0.5).pattern
+    assert {t.dtype for t in (pattern.crow, pattern.col, pattern.row, pattern.T.crow, pattern.T.col)} == {torch.int32}
+    wide, _ = csr_pattern(torch.tensor([1]), torch.tensor([2**31 - 1]), (2, 2**31))
+    assert wide.crow.dtype == wide.col.dtype == torch.int64
+    assert wide.col.tolist() == [2**31 - 1]
+
+
+def test_other_values_share_the_pattern():
+    matrix = random_matrix(9, 5, 0.5)
+    doubled = matrix.with_values(2 * matrix.values)
+    assert doubled.pattern is matrix.pattern
+    assert torch.equal(dense(doubled), 2 * dense(matrix))
+
+
+def test_apply_changes_each_tensor_and_to_changes_the_type_of_values_only():
+    matrix, changed = random_matrix(9, 5, 0.5), []
+    clone = matrix.apply(lambda tensor: changed.append(tensor) or tensor.clone())
+    assert len(changed) == 3
+    assert torch.equal(dense(clone), dense(matrix))
+    assert all(
+        a.data_ptr() != b.data_ptr() for a, b in ((clone.values, matrix.values), (clone.pattern.col, changed[1]))
+    )
+    single = matrix.to(dtype=torch.float32)
+    assert single.values.dtype == torch.float32
+    assert single.pattern.crow.dtype == single.pattern.col.dtype == torch.int32
+    assert_close(dense(single), dense(matrix).float())
+    assert matrix.to(torch.device("meta")).values.device.type == "meta"
