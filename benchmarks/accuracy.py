@@ -1,20 +1,19 @@
-"""Test RMSE and fit time of the solvers and of other packages: the README's tables of results.
+"""Test RMSE and fit seconds of the solvers and of other packages: the tables of docs/results.md.
 
-    python benchmarks/accuracy.py [--shared ../shared/data] [--seeds 0 1 2] [--tables embedded ml-100k ml-1m cold peers]
+    python benchmarks/accuracy.py [--shared ../shared/data] [--seeds 0 1 2] [--tables embedded ml-100k ml-1m …]
 
-Each figure is the mean ± standard deviation over the seeds, which vary the split where it is random, the start and the
-order of the ratings; or over the folds u1 … u5 with seed 0.  Every run of ours is the command shown, through
-metrics.json; other packages (`peers.py`, from the [bench] extra) train on the same training part, and where one is not
-installed its row is left out.  Defaults, ours and theirs, were chosen on validation parts of the training ratings; no
-test part was looked at.  Run it with nothing else running: about an hour in all on two cores, most of it the samplers'.
+Each figure is the mean ± standard deviation over the seeds, or over the folds u1 … u5 with seed 0.  A seed determines
+the split if it is random, the initial factors and the order of the ratings.  Our rows are trainings with defaults,
+except for the options shown.  Other packages (`peers.py`; install them with the [bench] extra) train on the same
+training set.  The row of a package that is not installed is left out.
+
+All defaults were chosen on validation sets, taken from the training ratings.  No choice looked at a test set.  Run it
+alone on the machine: about an hour on two cores, most of it for the samplers.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -23,62 +22,72 @@ import peers
 import torch
 import tyro
 
-from mfrec.data import loading as datasets
+from mfrec.data.dataset import Dataset
+from mfrec.data.loading import load_dataset
 from mfrec.evaluation.baselines import biases_only
 from mfrec.evaluation.metrics import rmse
+from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.training import train
 
 ROOT = Path(__file__).parents[1]
-POINT = ("sgd", "als", "optim", "quasi-newton", "gd")
-USERS, ITEMS = "--user-features age,gender,occupation", "--item-features genres,year"
-SIDE = f"{USERS} {ITEMS}"
-Table = Literal["embedded", "ml-100k", "ml-1m", "cold", "peers"]
+Options = dict[str, Any]
+Table = Literal["embedded", "ml-100k", "ml-1m", "cold", "refit", "peers"]
+
+POINT_ESTIMATES = ("sgd", "als", "optim", "quasi-newton", "gd")
+ITEM_FEATURES: Options = {"item_features": "genres,year"}
+IMPLICIT: Options = {"implicit": "both"}
+ALL_FEATURES: Options = {**IMPLICIT, "user_features": "age,gender,occupation", **ITEM_FEATURES}
 
 
 def main(
     shared: Path = ROOT.parent / "shared" / "data",
     seeds: tuple[int, ...] = (0, 1, 2),
-    tables: tuple[Table, ...] = ("embedded", "ml-100k", "ml-1m", "cold", "peers"),
+    tables: tuple[Table, ...] = ("embedded", "ml-100k", "ml-1m", "cold", "refit", "peers"),
 ) -> None:
     """Print the tables, each row as soon as it is measured.
 
     Args:
-        shared: folder that holds ml-100k and ml-1m.
+        shared: folder that contains ml-100k and ml-1m.
         seeds: seeds of the runs.
         tables: which tables to print.
     """
-    small, large = f"--data {shared / 'ml-100k'}", f"--data {shared / 'ml-1m'}"
-    by_seed, folds = [f"--seed {seed}" for seed in seeds], [f"--split u{fold}" for fold in range(1, 6)]
+    small: Options = {"data": str(shared / "ml-100k")}
+    large: Options = {"data": str(shared / "ml-1m")}
+    by_seed: list[Options] = [{"seed": seed} for seed in seeds]
+    folds: list[Options] = [{"split": f"u{fold}"} for fold in range(1, 6)]
+    bayesian: list[tuple[str, Options]] = [("vb", {}), ("gibbs", {}), ("gibbs", IMPLICIT)]
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, seeds {' '.join(map(str, seeds))}")
     if "embedded" in tables:
         header("ml-latest-small, 80/10/10 (vb and gibbs: 90/10)")
-        for solver in (*POINT, "vb", "gibbs", "gibbs --implicit both"):
-            row(solver, by_seed)
+        for solver, options in [(name, {}) for name in POINT_ESTIMATES] + bayesian:
+            row(solver, options, by_seed)
     if "ml-100k" in tables:
+        solvers = [("sgd", {}), ("als", {}), *bayesian, ("gibbs", ALL_FEATURES)]
         header("ML-100K, u1")
-        for solver in ("sgd", "als", "vb", "gibbs", "gibbs --implicit both", f"gibbs --implicit both {SIDE}"):
-            row(f"{solver} {small} --split u1", by_seed)
+        for solver, options in solvers:
+            row(solver, options, [small | {"split": "u1"} | seed for seed in by_seed])
         header("ML-100K, mean of u1 … u5")
-        for solver in ("sgd", "als", "vb", "gibbs", "gibbs --implicit both", f"gibbs --implicit both {SIDE}"):
-            row(f"{solver} {small}", folds)
+        for solver, options in solvers:
+            row(solver, options, [small | fold for fold in folds])
     if "ml-1m" in tables:
         header("ML-1M, random 90/10")
-        for solver in (*POINT, "vb", "gibbs", "gibbs --implicit both", f"gibbs --rank 64 --implicit both {SIDE}"):
-            row(f"{solver} {large}", by_seed)
+        for solver, options in [(name, {}) for name in POINT_ESTIMATES] + bayesian:
+            row(solver, options, [large | seed for seed in by_seed])
+        row("gibbs", {"rank": 64, **ALL_FEATURES}, [large | seed for seed in by_seed])
     if "cold" in tables:
-        for data, name in (("", "ml-latest-small"), (small, "ML-100K"), (large, "ML-1M")):
-            header(f"all ratings of a tenth of the items held out, {name}")
-            blind_row(datasets.load(data.removeprefix("--data ") or name), seeds)
-            for solver in (f"sgd {ITEMS} --no-item-ids", f"sgd {ITEMS}", f"gibbs {ITEMS}"):
-                row(f"{solver} {data} --split cold-items", by_seed)
+        cold_tables(small, large, seeds)
+    if "refit" in tables:
+        for title, data in (("ml-latest-small", {}), ("ML-100K, u1", small | {"split": "u1"}), ("ML-1M", large)):
+            header(f"without and with a refit, {title}")
+            for solver in ("sgd", "als", "optim"):
+                for options in ({}, {"refit": True}):
+                    row(solver, options, [data | seed for seed in by_seed])
     if "peers" in tables:
-        for title, path, splits in (
-            ("ML-100K, u1", shared / "ml-100k", [("u1", seed) for seed in seeds]),
-            ("ML-1M, random 90/10", shared / "ml-1m", [("random", seed) for seed in seeds]),
-        ):
+        for title, path, split in (("ML-100K, u1", "ml-100k", "u1"), ("ML-1M, random 90/10", "ml-1m", "random")):
             header(f"other packages, {title}")
-            dataset = datasets.load(path)
+            dataset = load_dataset(shared / path)
             for name in peers.PEERS:
-                peer_row(name, dataset, splits)
+                peer_row(name, dataset, split, seeds)
 
 
 def header(title: str) -> None:
@@ -86,65 +95,93 @@ def header(title: str) -> None:
     print(f"\n{title}\n\n| command | test RMSE | epochs | fit seconds |\n|---|---:|---:|---:|", flush=True)
 
 
-def row(command: str, variants: list[str]) -> None:
-    """Measure a command under each variant, and print its row."""
-    metrics = [measure(f"{command} {variant}") for variant in variants]
-    shown = " ".join(part.rsplit("/", 1)[-1] for part in command.split())
-    found = spread([m["test"]["rmse"] for m in metrics], 4)
+def row(solver: str, options: Options, variants: list[Options]) -> None:
+    """Train with each of the variants' options, and print the row."""
+    metrics = [measure(solver, options | variant) for variant in variants]
+    errors = spread([m["test"]["rmse"] for m in metrics], 4)
     epochs = f"{statistics.mean(m['epochs'] for m in metrics):.0f}"
-    print(f"| `{shown}` | {found} | {epochs} | {spread([m['fit_seconds'] for m in metrics], 1)} |", flush=True)
+    seconds = spread([m["fit_seconds"] for m in metrics], 1)
+    print(f"| `{command(solver, options)}` | {errors} | {epochs} | {seconds} |", flush=True)
 
 
-def measure(arguments: str) -> dict[str, Any]:
-    """The metrics of one training, in a process of its own."""
+def measure(solver: str, options: Options) -> Options:
+    """The metrics of one training, with the logs of a usual run."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "train.py"), *arguments.split(), "--run-dir", folder, "--json"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-    metrics: dict[str, Any] = json.loads(done.stdout)
-    return metrics
+        result = train(ExperimentConfig.create(solver, **options, run_dir=folder))
+    assert result.metrics is not None
+    return result.metrics
 
 
-def blind_row(dataset: datasets.Dataset, seeds: tuple[int, ...]) -> None:
-    """What biases alone reach, which know nothing of an item without ratings."""
+def command(solver: str, options: Options) -> str:
+    """The options as on a command line.
+
+    Examples:
+        >>> command("sgd", {"item_features": "genres,year", "item_ids": False})
+        'sgd --item-features genres,year --no-item-ids'
+    """
+    words = [solver]
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        words.append(f"--{'no-' * (value is False)}{flag}")
+        words += [] if isinstance(value, bool) else [str(value)]
+    return " ".join(words)
+
+
+def cold_tables(small: Options, large: Options, seeds: tuple[int, ...]) -> None:
+    """All ratings of a tenth of the items are held out."""
+    for name, data in (("ml-latest-small", {}), ("ML-100K", small), ("ML-1M", large)):
+        header(f"all ratings of a tenth of the items held out, {name}")
+        biases_row(load_dataset(data.get("data", name)), seeds)
+        for solver, options in (
+            ("sgd", {**ITEM_FEATURES, "item_ids": False}),
+            ("sgd", ITEM_FEATURES),
+            ("gibbs", ITEM_FEATURES),
+        ):
+            row(solver, options, [data | {"split": "cold-items", "seed": seed} for seed in seeds])
+
+
+def biases_row(dataset: Dataset, seeds: tuple[int, ...]) -> None:
+    """The row of a model with biases only, which predicts items without ratings from the user's bias."""
     errors = []
     for seed in seeds:
         mask = dataset.test_mask("cold-items", 0.1, torch.Generator().manual_seed(seed))
-        train, test = dataset.ratings.split(mask)
-        errors.append(rmse(biases_only(train, dataset.scale).predict_observed(test, clip=True), test.values))
+        training, test = dataset.ratings.split(mask)
+        predictions = biases_only(training, dataset.rating_range).predict_observed(test, clip=True)
+        errors.append(rmse(predictions, test.values))
     print(f"| biases only | {spread(errors, 4)} | | |", flush=True)
 
 
-def peer_row(name: str, dataset: datasets.Dataset, splits: list[tuple[str, int]]) -> None:
-    """Train another package on each split's training part, and print its row."""
+def peer_row(name: str, dataset: Dataset, split: str, seeds: tuple[int, ...]) -> None:
+    """Train another package on each seed's training set, and print its row."""
     errors, seconds = [], []
-    for split, seed in splits:
+    for seed in seeds:
         mask = dataset.test_mask(split, 0.1, torch.Generator().manual_seed(seed))
-        train, test = dataset.ratings.split(mask)
-        held = peers.Split(
-            train.users.numpy(),
-            train.items.numpy(),
-            train.values.numpy(),
+        training, test = dataset.ratings.split(mask)
+        data = peers.Split(
+            training.users.numpy(),
+            training.items.numpy(),
+            training.values.numpy(),
             test.users.numpy(),
             test.items.numpy(),
-            train.n_users,
-            train.n_items,
-            dataset.scale,
+            training.n_users,
+            training.n_items,
+            dataset.rating_range,
             seed,
         )
         try:
-            predictions, took = peers.PEERS[name](held)
+            predictions, fit_seconds = peers.PEERS[name](data)
         except ImportError as error:
             print(f"| {name}: {error} | | | |", flush=True)
             return
         errors.append(rmse(torch.as_tensor(predictions, dtype=test.values.dtype), test.values))
-        seconds.append(took)
+        seconds.append(fit_seconds)
     print(f"| {name} | {spread(errors, 4)} | | {spread(seconds, 1)} |", flush=True)
 
 
 def spread(values: list[float], digits: int) -> str:
     """Mean ± standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {std:.{digits}f}"
 
 
 if __name__ == "__main__":

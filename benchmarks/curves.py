@@ -1,19 +1,19 @@
-"""Draw the curves of runs, as TensorBoard shows them: the README's picture.
+"""Draw the learning curves of runs: benchmarks/curves.png.
 
-    for solver in sgd gd optim; do python train.py $solver --name $solver; done
+    for solver in sgd gd optim; do mfrec train $solver --name $solver --log-every 1; done
     python benchmarks/curves.py runs/sgd runs/gd runs/optim --out benchmarks/curves.png
 
-Read from the runs' TensorBoard events; needs matplotlib (the [test] extra).
+The curves come from the `metrics.jsonl` of each run.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import matplotlib.pyplot as plt
 import tyro
-from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
 
@@ -27,15 +27,14 @@ def main(runs: Runs, out: Path = Path("curves.png")) -> None:
     """
     figure, (cost, rmse) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for number, run in enumerate(runs):
-        events = EventAccumulator(str(run), size_guidance={SCALARS: 0}).Reload()
         color = f"C{number}"
         for axis, tag, style in ((cost, "cost/train", "-"), (rmse, "rmse/train", ":"), (rmse, "rmse/valid", "-")):
-            points = events.Scalars(tag)
             label = run.name if style == "-" else None
-            axis.plot([p.step for p in points], [p.value for p in points], style, color=color, label=label)
-        best = min(events.Scalars("rmse/valid"), key=lambda point: point.value)
-        rmse.plot(best.step, best.value, "o", color=color)
-    for axis, label in ((cost, "cost J, training part"), (rmse, "RMSE, stars")):
+            axis.plot(*curve(run, tag), style, color=color, label=label)
+        epochs, values = curve(run, "rmse/valid")
+        best = min(range(len(values)), key=values.__getitem__)
+        rmse.plot(epochs[best], values[best], "o", color=color)
+    for axis, label in ((cost, "cost J, training set"), (rmse, "RMSE, stars")):
         axis.set(xlabel="epoch", ylabel=label, xscale="symlog")
         axis.set_xlim(left=0)
         axis.spines[["top", "right"]].set_visible(False)
@@ -43,6 +42,13 @@ def main(runs: Runs, out: Path = Path("curves.png")) -> None:
         axis.legend(frameon=False)
     rmse.set_title("validation (lines, best marked) and training (dots)", fontsize=10)
     figure.savefig(out, dpi=110)
+
+
+def curve(run: Path, tag: str) -> tuple[list[int], list[float]]:
+    """The epochs and values of a scalar of a run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    points = [(line["epoch"], line[tag]) for line in lines if tag in line]
+    return [epoch for epoch, _ in points], [value for _, value in points]
 
 
 if __name__ == "__main__":

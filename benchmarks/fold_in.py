@@ -1,15 +1,16 @@
-"""Fold-in: users who were not in training, against training with them.
+"""Fold-in: users who were not in training, compared with training on their ratings.
 
     python benchmarks/fold_in.py [--shared ../shared/data] [--data ml-1m] [--seeds 0 1 2]
 
 A tenth of the users is held out entirely, and a random half of their ratings is hidden.  Each solver trains without
-these users, folds them in by the visible half, and predicts the hidden half; and trains once more with the visible half
-among the training ratings.  RMSE of either is on the hidden half; milliseconds are of folding in all of these users at
-once, for each, and of one alone.
+these users, folds them in by the visible half, and predicts the hidden half.  Then it trains with the visible half
+among the training ratings.  Both RMSEs are on the hidden half.  Milliseconds are for folding in all of these users at
+once, per user, and for one alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -21,18 +22,18 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mfrec.data import loading as datasets
 from mfrec.data.dataset import Dataset
-from mfrec.data.ratings import Ratings, per_user_split, random_split
+from mfrec.data.features import IMPLICIT_BLOCK, implicit_features
+from mfrec.data.loading import load_dataset
+from mfrec.data.ratings import Ratings
+from mfrec.data.splits import TEST, TRAIN, VALID, per_user_split, random_split
 from mfrec.evaluation.metrics import rmse
-from mfrec.experiments.loop import answer, fit, posterior_of
-from mfrec.experiments.training import make_solver
-from mfrec.inference.fold_in import fold_in_user
-from mfrec.model.factorization import MatrixFactorization
-from mfrec.model.features import implicit_features
-from mfrec.solvers.base import SOLVERS, Solver
+from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.training import VALID_FRACTION, train
+from mfrec.inference.fold_in import fold_in_users
+from mfrec.posteriors.base import Posterior
 
-# What each is trained with beside its defaults.
+# Names of rows, and the options besides a solver's defaults.
 WAYS: dict[str, dict[str, Any]] = {
     "sgd": {}, "als": {}, "vb": {}, "gibbs": {}, "gibbs --implicit both": {"implicit": "both"},
 }  # fmt: skip
@@ -48,14 +49,14 @@ def main(
 
     Args:
         shared: folder of the data sets.
-        data: the name of one.
-        seeds: of the users and ratings held out, and of training.
+        data: name of one of them.
+        seeds: seeds of the users and ratings held out, and of training.
         ways: solvers, or "gibbs --implicit both".
     """
-    dataset = datasets.load(shared / data)
-    about = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-    table = Table(title=f"{data}: a tenth of the users folded in — {about}")
-    columns = ("", "RMSE, folded in", "RMSE, trained with", "difference", "ms a user, of many", "ms, one alone")
+    dataset = load_dataset(shared / data)
+    title = f"{data}: a tenth of the users folded in — {torch.get_num_threads()} threads, torch {torch.__version__}"
+    table = Table(title=title)
+    columns = ("", "RMSE, folded in", "RMSE, trained with", "difference", "ms per user, of many", "ms, one alone")
     for column in columns:
         table.add_column(column, justify="left" if not column else "right")
     for way in ways:
@@ -65,43 +66,42 @@ def main(
 
 
 def measured(dataset: Dataset, way: str, seed: int) -> tuple[float, ...]:
-    """The table's figures at a seed."""
+    """The row's figures for a seed."""
     generator = torch.Generator().manual_seed(seed)
     ratings = dataset.ratings
     held_out = torch.zeros(ratings.n_users, dtype=torch.bool)
     held_out[torch.randperm(ratings.n_users, generator=generator)[: ratings.n_users // 10]] = True
-    new, half = held_out[ratings.users.long()], per_user_split(ratings, 0.5, generator)
-    hidden, number = ratings.select(new & half), held_out.cumsum(0) - 1
-    visible = of_new_users(ratings.select(new & ~half), number, int(held_out.sum()))
+    is_new, half = held_out[ratings.users.long()], per_user_split(ratings, 0.5, generator)
+    hidden, position = ratings.select(is_new & half), held_out.cumsum(0) - 1
+    visible = of_new_users(ratings.select(is_new & ~half), position, int(held_out.sum()))
+    without, together = (posterior(dataset, kept, way, seed) for kept in (~is_new, ~(is_new & half)))
 
-    without, together = (trained(dataset, ratings.select(kept), way, seed) for kept in (~new, ~(new & half)))
-    model, law = answer(without), posterior_of(without) or without.objective
+    def fold_in(new_ratings: Ratings) -> Posterior:
+        features = {IMPLICIT_BLOCK: implicit_features(new_ratings, "users")} if WAYS[way] else {}
+        return fold_in_users(without, new_ratings, features=features, generator=torch.Generator().manual_seed(seed))
 
-    def fold_in(some: Ratings) -> MatrixFactorization:
-        features = {"implicit": implicit_features(some, "users")} if WAYS[way] else {}
-        return fold_in_user(model, some, law, features=features, generator=torch.Generator().manual_seed(seed)).model
-
-    folded = rmse(fold_in(visible).predict(number[hidden.users.long()], hidden.items, clip=True), hidden.values)
-    joint = rmse(answer(together).predict(hidden.users, hidden.items, clip=True), hidden.values)
-    one = of_new_users(visible.select(visible.users == 0), torch.zeros(1, dtype=torch.long), 1)
-    many, alone = (statistics.median(seconds(fold_in, some) for _ in range(5)) * 1e3 for some in (visible, one))
-    return folded, joint, folded - joint, many / visible.n_users, alone
-
-
-def of_new_users(ratings: Ratings, number: torch.Tensor, n_users: int) -> Ratings:
-    """The ratings with each user's number among the new ones as its index."""
-    return Ratings(number[ratings.users.long()], ratings.items, ratings.values, n_users, ratings.n_items)
+    folded = fold_in(visible).mean_model().predict(position[hidden.users.long()], hidden.items, clip=True)
+    joint = together.mean_model().predict(hidden.users, hidden.items, clip=True)
+    errors = rmse(folded, hidden.values), rmse(joint, hidden.values)
+    first = of_new_users(visible.select(visible.users == 0), torch.zeros(1, dtype=torch.long), 1)
+    many, alone = (statistics.median(seconds(fold_in, some) for _ in range(5)) * 1e3 for some in (visible, first))
+    return *errors, errors[0] - errors[1], many / visible.n_users, alone
 
 
-def trained(dataset: Dataset, ratings: Ratings, way: str, seed: int) -> Solver:
-    """By the solver's defaults, with a twentieth for validation where it needs one."""
-    name, generator = way.split()[0], torch.Generator().manual_seed(seed)
-    defaults = SOLVERS[name].defaults
-    train, valid = ratings.split(random_split(ratings, defaults.get("valid_fraction", 0.05), generator))
-    options = {key: defaults[key] for key in ("rank", "l2", "bias_l2", "scaling") if key in defaults} | WAYS[way]
-    solver = make_solver(name, dataset, train, generator=generator, **options)
-    fit(solver, valid if len(valid) else None, epochs=defaults.get("epochs", 100), patience=defaults.get("patience", 8))
-    return solver
+def of_new_users(ratings: Ratings, position: torch.Tensor, n_users: int) -> Ratings:
+    """The ratings with each user's position among the new users as index."""
+    return Ratings(position[ratings.users.long()], ratings.items, ratings.values, n_users, ratings.n_items)
+
+
+def posterior(dataset: Dataset, kept: torch.Tensor, way: str, seed: int) -> Posterior:
+    """The posterior of a training on the kept ratings, a twentieth of them for validation if the solver needs it."""
+    config = ExperimentConfig.create(way.split()[0], **WAYS[way], seed=seed, run_dir=None)
+    fraction = VALID_FRACTION if config.data.valid_fraction is None else config.data.valid_fraction
+    positions = kept.nonzero()[:, 0]
+    mask = random_split(dataset.ratings.select(kept), fraction, torch.Generator().manual_seed(seed))
+    labels = torch.full((len(dataset.ratings),), TEST, dtype=torch.uint8)
+    labels[positions] = torch.where(mask, VALID, TRAIN).to(torch.uint8)
+    return train(config, dataclasses.replace(dataset, split_labels=labels)).posterior
 
 
 def seconds(call: Callable[[Ratings], object], argument: Ratings) -> float:
@@ -111,8 +111,8 @@ def seconds(call: Callable[[Ratings], object], argument: Ratings) -> float:
 
 
 def spread(values: list[float], digits: int) -> str:
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
+    std = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{std}"
 
 
 if __name__ == "__main__":

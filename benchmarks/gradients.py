@@ -1,17 +1,17 @@
-"""Time of one evaluation of the cost and its gradients, by every way that people write it.
+"""Time of one evaluation of the cost and its gradients, in the usual implementations.
 
     python benchmarks/gradients.py [--device cuda] [--ranks 16 64 128] [--json]
 
 On planted ratings of MovieLens-1M's shape: 1,000,209 of 6,040 users × 3,706 items, float32, λ per row, no biases.
 
-    loops      for every movie, for every user, if a rating exists (the texts); on a small part, as µs a rating
-    dense      E = (X Θᵀ − Y) ∘ R, then E Θ and Eᵀ X (the texts, vectorized)
-    gather     factors of every rating gathered, gradients added up by index_add
+    loops      for every movie, for every user, if a rating exists; on few ratings, in µs per rating
+    dense      E = (X Θᵀ − Y) ∘ R, then E Θ and Eᵀ X
+    gather     the factors of every rating gathered, gradients added up by index_add
     autograd   nn.Embedding and loss.backward()
     mfrec      the two sparse products
 
-Every way is checked against mfrec's numbers before it is timed.  Medians of five rounds in which the ways take turns,
-after a warm-up; a ratio is the median of the ratios of each round.
+Each implementation is checked against mfrec's numbers before it is timed.  After a warm-up, the implementations take
+turns in five rounds.  The table has medians over the rounds; a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from mfrec.data.loading import synthetic
 from mfrec.data.ratings import Ratings
+from mfrec.data.synthetic import synthetic
 from mfrec.model.factorization import MatrixFactorization
-from mfrec.model.objective import Objective, naive_cost_and_gradients
+from mfrec.model.objective import Objective
+from mfrec.model.reference import naive_cost_and_gradients
 
 L2 = 1.5
 Evaluation = Callable[[], tuple[Tensor, Tensor, Tensor]]
@@ -45,8 +46,8 @@ def main(ranks: tuple[int, ...] = (16, 64, 128), device: str = "cpu", json_outpu
         device: cpu or cuda.
         json_output: print JSON instead of a table.
     """
-    where = torch.device(device)
-    ratings = synthetic(6040, 3706, 1_000_209, generator=torch.Generator().manual_seed(0)).ratings.to(where)
+    place = torch.device(device)
+    ratings = synthetic(6040, 3706, 1_000_209, generator=torch.Generator().manual_seed(0)).ratings.to(place)
     objective = Objective(L2)
     rows = {}
     for rank in ranks:
@@ -60,15 +61,15 @@ def main(ranks: tuple[int, ...] = (16, 64, 128), device: str = "cpu", json_outpu
         }
         expected = ways["mfrec"]()
         for name, way in ways.items():
-            for found, value in zip(way(), expected, strict=True):
-                torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-2, msg=f"{name} differs from mfrec")
-        taken = rounds_ms(ways, where)
-        rows[rank] = {name: statistics.median(ms) for name, ms in taken.items()}
+            for actual, value in zip(way(), expected, strict=True):
+                torch.testing.assert_close(actual, value, rtol=1e-3, atol=1e-2, msg=f"{name} differs from mfrec")
+        times = rounds_ms(ways, place)
+        rows[rank] = {name: statistics.median(ms) for name, ms in times.items()}
         for name in ("autograd", "dense"):
-            ratios = [other / ours for other, ours in zip(taken[name], taken["mfrec"], strict=True)]
+            ratios = [theirs / ours for theirs, ours in zip(times[name], times["mfrec"], strict=True)]
             rows[rank][f"{name} / mfrec"] = statistics.median(ratios)
     result = {
-        "machine": f"{torch.cuda.get_device_name() if where.type == 'cuda' else platform.processor() or 'CPU'}",
+        "machine": f"{torch.cuda.get_device_name() if place.type == 'cuda' else platform.processor() or 'CPU'}",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "loops_us_per_rating": loops_us_per_rating(),
@@ -83,17 +84,17 @@ def main(ranks: tuple[int, ...] = (16, 64, 128), device: str = "cpu", json_outpu
     for column in ("rank", "dense", "gather", "autograd", "mfrec", "autograd / mfrec", "dense / mfrec"):
         table.add_column(column, justify="right")
     for rank, ms in rows.items():
-        times = [f"{ms[name]:.2f}" for name in ("dense", "gather", "autograd", "mfrec")]
-        times += [f"{ms[name]:.1f}×" for name in ("autograd / mfrec", "dense / mfrec")]
-        table.add_row(str(rank), *times)
+        cells = [f"{ms[name]:.2f}" for name in ("dense", "gather", "autograd", "mfrec")]
+        cells += [f"{ms[name]:.1f}×" for name in ("autograd / mfrec", "dense / mfrec")]
+        table.add_row(str(rank), *cells)
     Console(width=110).print(table)
-    print(f"loops, on 2,000 ratings at rank 16: {result['loops_us_per_rating']:.1f} µs a rating")
+    print(f"loops, on 2,000 ratings at rank 16: {result['loops_us_per_rating']:.1f} µs per rating")
 
 
 def sparse(model: MatrixFactorization, ratings: Ratings, objective: Objective) -> Evaluation:
     def evaluate() -> tuple[Tensor, Tensor, Tensor]:
         cost, gradients = objective.cost_and_gradients(model, ratings)
-        return cost, gradients["user_factors.weight"], gradients["item_factors.weight"]
+        return cost, gradients["users.factors.weight"], gradients["items.factors.weight"]
 
     return evaluate
 
@@ -103,7 +104,7 @@ def dense(model: MatrixFactorization, ratings: Ratings) -> Evaluation:
     Y = torch.zeros(model.n_items, model.n_users, device=ratings.device)
     R = torch.zeros_like(Y)
     Y[items, users], R[items, users] = ratings.values, 1.0
-    Theta, X = (table.detach() for table in model.tables())
+    Theta, X = (factors.detach() for factors in model.augmented_factors())
 
     def evaluate() -> tuple[Tensor, Tensor, Tensor]:
         E = (X @ Theta.T - Y) * R
@@ -114,7 +115,7 @@ def dense(model: MatrixFactorization, ratings: Ratings) -> Evaluation:
 
 
 def gather(model: MatrixFactorization, ratings: Ratings) -> Evaluation:
-    Theta, X = (table.detach() for table in model.tables())
+    Theta, X = (factors.detach() for factors in model.augmented_factors())
     users, items, y = ratings.users, ratings.items, ratings.values
 
     def evaluate() -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +129,7 @@ def gather(model: MatrixFactorization, ratings: Ratings) -> Evaluation:
 
 
 def autograd(model: MatrixFactorization, ratings: Ratings) -> Evaluation:
-    Theta, X = (nn.Embedding.from_pretrained(table.detach(), freeze=False) for table in model.tables())
+    Theta, X = (nn.Embedding.from_pretrained(factors.detach(), freeze=False) for factors in model.augmented_factors())
 
     def evaluate() -> tuple[Tensor, Tensor, Tensor]:
         e = (Theta(ratings.users) * X(ratings.items)).sum(1) - ratings.values
@@ -140,7 +141,7 @@ def autograd(model: MatrixFactorization, ratings: Ratings) -> Evaluation:
 
 
 def loops_us_per_rating() -> float:
-    """The texts' loops on 2,000 ratings of 100 × 100, rank 16: the time grows with the ratings and the rank alike."""
+    """Plain loops on 2,000 ratings of 100 × 100, rank 16; the time is proportional to ratings and rank."""
     ratings = synthetic(100, 100, 2000, generator=torch.Generator().manual_seed(0)).ratings
     model = MatrixFactorization.from_ratings(ratings, 16, biases=False, offset="none")
     start = time.perf_counter()
@@ -149,9 +150,9 @@ def loops_us_per_rating() -> float:
 
 
 def rounds_ms(ways: dict[str, Evaluation], device: torch.device, rounds: int = 5) -> dict[str, list[float]]:
-    """Milliseconds of each way in each of `rounds` rounds, after one to warm up, the device waited for.
+    """Milliseconds of each implementation in each round, after one to warm up; waits for the device.
 
-    The ways take turns, so that what else the machine does falls on all of them.
+    The implementations take turns, so that a disturbance of the machine affects all of them.
     """
 
     def once(evaluate: Evaluation) -> float:
@@ -161,8 +162,8 @@ def rounds_ms(ways: dict[str, Evaluation], device: torch.device, rounds: int = 5
             torch.cuda.synchronize()
         return (time.perf_counter() - start) * 1e3
 
-    taken = [{name: once(way) for name, way in ways.items()} for _ in range(rounds + 1)][1:]
-    return {name: [ms[name] for ms in taken] for name in ways}
+    measured = [{name: once(way) for name, way in ways.items()} for _ in range(rounds + 1)][1:]
+    return {name: [ms[name] for ms in measured] for name in ways}
 
 
 if __name__ == "__main__":

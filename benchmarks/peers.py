@@ -1,15 +1,14 @@
-"""Peer packages behind one signature: each trains on the same ratings and predicts the same test pairs.
+"""Other packages with one signature: each trains on the same ratings and predicts the same test pairs.
 
     pip install -e ".[bench]"
 
-A function takes a `Split` and returns the test predictions, clipped to
-the scale, and the seconds of the training call alone: the conversion of the ratings to what the package reads, and its
-prediction, are left out.  A package is imported by the function that needs it, so that a missing one is an ImportError
-and the others still run.  Each uses two threads where it can.
+A function takes a `Split`, and returns the test predictions, clipped to the rating range, and the seconds of training.
+The seconds do not include converting the ratings and predicting.  A function imports its package, so that without it
+an ImportError is raised and the other packages still run.  Each uses two threads if it can.
 
-The settings were chosen for each peer by its RMSE on a part held out of the training ratings: "large" those of
-MovieLens-1M (5 % of the training part of random 90/10), "small" those of MovieLens-100K (10 % of u1.base); the number
-of ratings says which are used.  No test part was looked at.
+Each package's settings have the best RMSE on a validation set.  "Large" settings are for ML-1M (validation: 5 % of the
+training set of the random split), "small" settings for ML-100K (10 % of u1.base).  The number of ratings decides which
+apply.  No choice looked at a test set.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Measured = tuple[Values, float]
 
 
 class Split(NamedTuple):
-    """Training ratings and test pairs, as index arrays, and what a package needs beside."""
+    """Training ratings and test pairs as index arrays, their sizes, and the rating range."""
 
     train_users: Indices
     train_items: Indices
@@ -44,7 +43,7 @@ class Split(NamedTuple):
     test_items: Indices
     n_users: int
     n_items: int
-    scale: tuple[float, float]
+    rating_range: tuple[float, float]
     seed: int
 
 
@@ -54,27 +53,27 @@ Peer = Callable[[Split], Measured]
 def surprise_svd(split: Split) -> Measured:
     """Surprise SVD: SGD with biases, one thread, always in the same order, user by user.
 
-    Chosen on a validation part: rank 128, lr 0.005, start 0.01; large: l2 0.04, 50 epochs (validation RMSE 0.8396);
+    Chosen on a validation set: rank 128, lr 0.005, start 0.01; large: l2 0.04, 50 epochs (validation RMSE 0.8396);
     small: l2 0.07, 80 epochs (0.9062).
     """
     from surprise import SVD, Dataset, Reader
 
     l2, epochs = (0.04, 50) if len(split.train_values) > LARGE else (0.07, 80)
     table = pd.DataFrame({"user": split.train_users, "item": split.train_items, "value": split.train_values})
-    training = Dataset.load_from_df(table, Reader(rating_scale=split.scale)).build_full_trainset()
+    training = Dataset.load_from_df(table, Reader(rating_scale=split.rating_range)).build_full_trainset()
     model = SVD(n_factors=128, n_epochs=epochs, lr_all=0.005, reg_all=l2, init_std_dev=0.01, random_state=split.seed)
     began = time.perf_counter()
     model.fit(training)
     seconds = time.perf_counter() - began
     pairs = zip(split.test_users.tolist(), split.test_items.tolist(), strict=True)
     tested = model.test([(user, item, 0.0) for user, item in pairs])
-    return np.clip(np.array([prediction.est for prediction in tested]), *split.scale), seconds
+    return np.clip(np.array([prediction.est for prediction in tested]), *split.rating_range), seconds
 
 
 def cornac_mf(split: Split) -> Measured:
-    """cornac MF: SGD with biases, lock-free on two threads, the ratings shuffled once; no two runs agree to the bit.
+    """cornac MF: SGD with biases, lock-free on two threads, the ratings shuffled once; runs differ in their bits.
 
-    Chosen on a validation part: rank 128, lr 0.005, start 0.01; large: l2 0.035, 50 epochs (validation RMSE 0.8392,
+    Chosen on a validation set: rank 128, lr 0.005, start 0.01; large: l2 0.035, 50 epochs (validation RMSE 0.8392,
     mean of three); small: l2 0.07, 80 epochs (0.9056).
     """
     from cornac.data import Dataset
@@ -96,7 +95,7 @@ def cornac_mf(split: Split) -> Measured:
         {i: i for i in range(split.n_items)},
         columns,
     )
-    # Started here, because cornac holds itself to one thread when it is given a seed.
+    # Initial factors are drawn here, because cornac uses one thread if it has a seed.
     factors = {
         "U": generator.normal(0.0, start, (split.n_users, rank)).astype(np.float32),
         "V": generator.normal(0.0, start, (split.n_items, rank)).astype(np.float32),
@@ -107,15 +106,15 @@ def cornac_mf(split: Split) -> Measured:
     seconds = time.perf_counter() - began
     predictions = np.einsum("nk,nk->n", model.u_factors[split.test_users], model.i_factors[split.test_items])
     predictions += model.global_mean + model.u_biases[split.test_users] + model.i_biases[split.test_items]
-    return np.clip(predictions, *split.scale), seconds
+    return np.clip(predictions, *split.rating_range), seconds
 
 
 def cmfrec_als(split: Split, *, implicit: bool = False) -> Measured:
-    """cmfrec CMF: ALS by conjugate gradients with biases, l2 times a row's ratings; what only new users need is off.
+    """cmfrec CMF: ALS by conjugate gradients with biases, l2 times a row's ratings; no precomputation for new users.
 
     With `implicit` it also factorizes who rated what.
 
-    Chosen on a validation part: 10 sweeps, l2 of the biases 0.03; large: rank 128, l2 0.07 (validation RMSE 0.8475),
+    Chosen on a validation set: 10 sweeps, l2 of the biases 0.03; large: rank 128, l2 0.07 (validation RMSE 0.8475),
     implicit l2 0.08 and weight 0.7 (0.8424); small: rank 64, l2 0.13 (0.9145), implicit weight 1 (0.9041).
     """
     from cmfrec import CMF
@@ -141,18 +140,18 @@ def cmfrec_als(split: Split, *, implicit: bool = False) -> Measured:
     began = time.perf_counter()
     model.fit(ratings)
     seconds = time.perf_counter() - began
-    return np.clip(model.predict(split.test_users, split.test_items), *split.scale), seconds
+    return np.clip(model.predict(split.test_users, split.test_items), *split.rating_range), seconds
 
 
 def myfm_gibbs(split: Split, *, implicit: bool = False) -> Measured:
     """myFM: a Bayesian factorization machine of user and item by Gibbs sampling, one thread.
 
-    With `implicit`, what a user rated and who rated an item are features too (SVD++ on both sides).
+    With `implicit`, the items of a user and the users of an item are features (SVD++ for both).
 
-    Chosen on a validation part: 200 sweeps, the first 20 left out; large: rank 32 (validation RMSE 0.8341), implicit
+    Chosen on a validation set: 200 sweeps, the first 20 left out; large: rank 32 (validation RMSE 0.8341), implicit
     100 sweeps (0.8249); small: rank 8 (0.8974, mean of three), implicit rank 16 (0.8859).
     """
-    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar, and a warning about pkg_resources
+    with contextlib.redirect_stderr(io.StringIO()):  # hides its progress bar, and a warning about pkg_resources
         from myfm import MyFMRegressor, RelationBlock
 
         large = len(split.train_values) > LARGE
@@ -180,14 +179,14 @@ def myfm_gibbs(split: Split, *, implicit: bool = False) -> Measured:
         )
         seconds = time.perf_counter() - began
         predictions = model.predict(None, blocks(split.test_users, split.test_items), n_workers=THREADS)
-    return np.clip(predictions, *split.scale), seconds
+    return np.clip(predictions, *split.rating_range), seconds
 
 
 def _features(seen: Any, implicit: bool) -> Any:
-    """Each row's own indicator, followed by what it has seen scaled to length one when that is asked for."""
-    itself = sparse.identity(seen.shape[0], format="csr")
+    """One-hot indicators of the rows; with `implicit`, followed by the rows of `seen`, scaled to length one."""
+    indicators = sparse.identity(seen.shape[0], format="csr")
     lengths = np.sqrt(np.maximum(np.diff(seen.indptr), 1))
-    return sparse.hstack([itself, sparse.diags(1 / lengths) @ seen], format="csr") if implicit else itself
+    return sparse.hstack([indicators, sparse.diags(1 / lengths) @ seen], format="csr") if implicit else indicators
 
 
 PEERS: dict[str, Peer] = {

@@ -2,18 +2,19 @@
 
     python benchmarks/recommend.py [--full] [--users-timed 20000] [--json-output]
 
-top-N   the n items with the highest predictions, for each user: MovieLens-25M's 162,000 × 59,000, rank 64 and biases,
-        n 100, random factors.  All search the same tables, of 66 columns; mfrec adds the global mean in a 67th:
+The task: the 100 items with the highest predictions for each user, of MovieLens-25M's size (162,000 users × 59,000
+items), with random factors of rank 64 and biases.  All search the same matrices of 66 columns; mfrec adds the global
+mean in a 67th.
 
-    torch.topk   the scores of a block of users by one product, and torch.topk of them
-    mfrec        top_n_blocks
+    torch.topk   the scores of a block of users by one product, then torch.topk
+    mfrec        top_k_blocks
     faiss        IndexFlatIP.search
-    implicit     implicit.cpu.topk.topk, what its models' recommend() calls, with BLAS on one thread, as its
-                 documentation asks for: it makes threads of its own
+    implicit     implicit.cpu.topk.topk, which its models' recommend() calls; BLAS on one thread, as its documentation
+                 asks, because it starts threads itself
 
-What the others find is checked against mfrec's before they are timed.  Medians of rounds in which the ways take turns,
-after a warm-up, all on as many threads as torch uses; a ratio is the median of the ratios of each round.  --full lets
-mfrec recommend to every user, block by block, in a process of its own, and tells its peak of memory.
+Results are compared with mfrec's before anything is timed.  After a warm-up, the libraries take turns, all on as many
+threads as torch uses.  The table has medians over the rounds; a ratio is the median of the rounds' ratios.  With
+--full, mfrec also recommends to every user, block by block, in a separate process, whose peak memory is printed.
 
     pip install -e ".[bench]"
 """
@@ -37,17 +38,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mfrec.inference.top_k import SCORES, top_n_blocks
+from mfrec.inference.top_k import SCORES, top_k_blocks
 from mfrec.model.factorization import MatrixFactorization
 
 MEAN = 3.5
 Array = npt.NDArray[Any]
-# The indices and scores that were found, each (n_users, n), best first.
+# Returns item indices and scores, (n_users, n) each, best first.
 Search = Callable[[], tuple[Array, Array]]
 
 
 class Sizes(NamedTuple):
-    """Of a model and of what is asked of it."""
+    """Sizes of a model and of the lists."""
 
     users: int
     items: int
@@ -72,97 +73,97 @@ def main(
         items: items of the model.
         rank: number of latent factors.
         n: items to recommend.
-        users_timed: users to recommend to when the ways take turns.
-        rounds: how often they do.
-        full: recommend to all users as well, by mfrec alone, and measure memory.
+        users_timed: users to recommend to in each round.
+        rounds: number of rounds.
+        full: also recommend to all users, with mfrec only, and measure memory.
         json_output: print JSON instead of tables.
     """
-    # Before anything large is held here: a process starts with the peak of the one that it was started from.
-    all_users = alone(full_pass, Sizes(users, items, rank, n)) if full else None
+    # First, while this process is small: a new process starts with the peak memory of its parent.
+    all_users = in_new_process(full_pass, Sizes(users, items, rank, n)) if full else None
     timed = Sizes(min(users_timed, users), items, rank, n)
-    times = top_n_times(timed, rounds)
+    times = top_k_times(timed, rounds)
     if json_output:
-        about = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-        print(json.dumps({**about, "timed": timed._asdict(), "top_n": times, "all_users": all_users}, indent=2))
+        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        print(json.dumps({**machine, "timed": timed._asdict(), "top_k": times, "all_users": all_users}, indent=2))
         return
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    Console(width=110).print(top_n_table(times, timed))
+    Console(width=110).print(top_k_table(times, timed))
     if all_users is not None:
         print(
             f"mfrec, all {users:,} users block by block: {all_users['seconds']:.1f} s, "
-            f"{users / all_users['seconds']:,.0f} users a second, peak of the process {all_users['peak_mib']:,.0f} MiB"
+            f"{users / all_users['seconds']:,.0f} users per second, peak memory {all_users['peak_mib']:,.0f} MiB"
         )
 
 
-def alone(measure: Callable[[Sizes], dict[str, float]], sizes: Sizes) -> dict[str, float]:
-    """What a measurement returns in a new process."""
+def in_new_process(measure: Callable[[Sizes], dict[str, float]], sizes: Sizes) -> dict[str, float]:
+    """The result of a measurement in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measure, sizes).result()
 
 
-def a_model(sizes: Sizes) -> MatrixFactorization:
-    """Of random factors and biases, such that ratings deviate by about 0.8 from their mean."""
+def random_model(sizes: Sizes) -> MatrixFactorization:
+    """A model with random factors and biases, whose predictions have a standard deviation of about 0.8."""
     generator = torch.Generator().manual_seed(0)
     model = MatrixFactorization(sizes.users, sizes.items, sizes.rank, offset=torch.tensor(MEAN))
     assert model.item_factors is not None
     assert model.user_bias is not None
     assert model.item_bias is not None
-    deviations = {
+    stds = {
         model.user_factors: 0.7 / sizes.rank**0.25,
         model.item_factors: 0.7 / sizes.rank**0.25,
         model.user_bias: 0.4,
         model.item_bias: 0.5,
     }
     with torch.no_grad():
-        for part, deviation in deviations.items():
-            part.weight.normal_(0, deviation, generator=generator)
+        for embedding, std in stds.items():
+            embedding.weight.normal_(0, std, generator=generator)
     return model
 
 
 def full_pass(sizes: Sizes) -> dict[str, float]:
-    """Recommending to all users: seconds, and the peak of the memory that this process ever held."""
-    model = a_model(sizes)
+    """Recommend to all users: seconds, and the peak memory of this process."""
+    model = random_model(sizes)
     began = time.perf_counter()
-    done = sum(len(found) for found, _, _ in top_n_blocks(model, torch.arange(sizes.users), sizes.n))
+    done = sum(len(block) for block, _, _ in top_k_blocks(model, torch.arange(sizes.users), sizes.n))
     seconds = time.perf_counter() - began
     assert done == sizes.users
-    # Kilobytes, but bytes on a Mac.
+    # In kilobytes, but in bytes on a Mac.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "peak_mib": peak / (2**20 if sys.platform == "darwin" else 2**10)}
 
 
-def top_n_times(sizes: Sizes, rounds: int) -> dict[str, dict[str, float]]:
-    """Of each way: the median of the seconds, the least and the most, and the median ratio to mfrec's."""
-    model = a_model(sizes)
+def top_k_times(sizes: Sizes, rounds: int) -> dict[str, dict[str, float]]:
+    """For each library: median, least and most seconds, and the median ratio to mfrec's."""
+    model = random_model(sizes)
     with torch.no_grad():
-        user_table, item_table = model.tables()
+        user_factors, item_factors = model.augmented_factors()
     ways = {
         "mfrec": mfrec_search(model, sizes.n),
-        "torch.topk": torch_search(user_table, item_table, sizes.n),
-        "faiss": faiss_search(user_table.numpy(), item_table.numpy(), sizes.n),
-        "implicit": implicit_search(user_table.numpy(), item_table.numpy(), sizes.n),
+        "torch.topk": torch_search(user_factors, item_factors, sizes.n),
+        "faiss": faiss_search(user_factors.numpy(), item_factors.numpy(), sizes.n),
+        "implicit": implicit_search(user_factors.numpy(), item_factors.numpy(), sizes.n),
     }
-    found, predictions = ways["mfrec"]()
+    items, predictions = ways["mfrec"]()
     for name in ("torch.topk", "faiss", "implicit"):
-        assert_same_items(name, ways[name](), (found, predictions - MEAN))
-    taken = [{name: seconds(way) for name, way in ways.items()} for _ in range(rounds)]
+        assert_same_items(name, ways[name](), (items, predictions - MEAN))
+    measured = [{name: seconds(way) for name, way in ways.items()} for _ in range(rounds)]
     return {
         name: {
-            "seconds": statistics.median(times[name] for times in taken),
-            "least": min(times[name] for times in taken),
-            "most": max(times[name] for times in taken),
-            "users_per_second": sizes.users / statistics.median(times[name] for times in taken),
-            "times_mfrec": statistics.median(times[name] / times["mfrec"] for times in taken),
+            "seconds": statistics.median(times[name] for times in measured),
+            "least": min(times[name] for times in measured),
+            "most": max(times[name] for times in measured),
+            "users_per_second": sizes.users / statistics.median(times[name] for times in measured),
+            "times_mfrec": statistics.median(times[name] / times["mfrec"] for times in measured),
         }
         for name in ways
     }
 
 
-def top_n_table(times: dict[str, dict[str, float]], sizes: Sizes) -> Table:
+def top_k_table(times: dict[str, dict[str, float]], sizes: Sizes) -> Table:
     table = Table(
         "", title=f"{sizes.users:,} users: the best {sizes.n} of {sizes.items:,} items each, rank {sizes.rank}"
     )
-    for column in ("seconds", "least … most", "users a second", "time / mfrec's"):
+    for column in ("seconds", "least … most", "users per second", "time / mfrec's"):
         table.add_column(column, justify="right")
     for name, row in times.items():
         spread = f"{row['least']:.2f} … {row['most']:.2f}"
@@ -173,7 +174,7 @@ def top_n_table(times: dict[str, dict[str, float]], sizes: Sizes) -> Table:
 
 def mfrec_search(model: MatrixFactorization, n: int) -> Search:
     def search() -> tuple[Array, Array]:
-        _, indices, predictions = zip(*top_n_blocks(model, torch.arange(model.n_users), n), strict=True)
+        _, indices, predictions = zip(*top_k_blocks(model, torch.arange(model.n_users), n), strict=True)
         return torch.cat(indices).numpy(), torch.cat(predictions).numpy()
 
     return search
@@ -181,8 +182,8 @@ def mfrec_search(model: MatrixFactorization, n: int) -> Search:
 
 def torch_search(users: torch.Tensor, items: torch.Tensor, n: int) -> Search:
     def search() -> tuple[Array, Array]:
-        found = [(block @ items.T).topk(n, dim=1) for block in users.split(SCORES // len(items))]
-        return torch.cat([best.indices for best in found]).numpy(), torch.cat([best.values for best in found]).numpy()
+        blocks = [(block @ items.T).topk(n, dim=1) for block in users.split(SCORES // len(items))]
+        return torch.cat([best.indices for best in blocks]).numpy(), torch.cat([best.values for best in blocks]).numpy()
 
     return search
 
@@ -212,16 +213,16 @@ def implicit_search(users: Array, items: Array, n: int) -> Search:
 
     def search() -> tuple[Array, Array]:
         with threadpool_limits(1, "blas"):
-            found: tuple[Array, Array] = topk(items, users, n, num_threads=torch.get_num_threads())
-        return found
+            best: tuple[Array, Array] = topk(items, users, n, num_threads=torch.get_num_threads())
+        return best
 
     return search
 
 
-def assert_same_items(name: str, found: tuple[Array, Array], expected: tuple[Array, Array]) -> None:
-    """The scores agree to the precision of float32, and so do the items, but for those whose scores do."""
-    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-5, err_msg=f"{name} differs from mfrec")
-    same = (found[0] == expected[0]).mean()
+def assert_same_items(name: str, actual: tuple[Array, Array], expected: tuple[Array, Array]) -> None:
+    """Check that scores agree to the precision of float32, and items too, except those with equal scores."""
+    np.testing.assert_allclose(actual[1], expected[1], rtol=0, atol=1e-5, err_msg=f"{name} differs from mfrec")
+    same = (actual[0] == expected[0]).mean()
     assert same > 0.999, f"{name} and mfrec agree on {same:.2%} of the items only"
 
 

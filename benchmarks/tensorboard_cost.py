@@ -1,24 +1,39 @@
-"""What TensorBoard costs: the same training without it, with its curves and histograms, and with its pictures too.
+"""Time of TensorBoard's logs: the same training without them, with curves and histograms, and with figures too.
 
     python benchmarks/tensorboard_cost.py                      the embedded data
     python benchmarks/tensorboard_cost.py --data path/to/ml-1m
 
-Rounds are interleaved, and of each way the fastest counts: what TensorBoard takes is less than what two trainings of
-the same kind differ by on a machine that others use too.
+The variants take turns, and the fastest round of each counts: on a shared machine, two equal trainings differ by more
+than the logs take.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mfrec.cli.train import Train
-from mfrec.cli.train_arguments import parse_train
+from mfrec.data.dataset import Dataset
+from mfrec.data.loading import load_dataset
+from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.loggers import Logger
+from mfrec.experiments.tensorboard import TensorBoardLogger
+from mfrec.experiments.training import train
+
+
+class CurvesOnly(TensorBoardLogger):
+    """TensorBoard without figures and the projection."""
+
+    wants_figures = False
+
+
+VARIANTS: dict[str, type[Logger] | None] = {"none": None, "curves": CurvesOnly, "figures": TensorBoardLogger}
 
 
 def main(
@@ -28,39 +43,38 @@ def main(
 
     Args:
         data: a named set, or a folder, zip or file.
-        solvers: which to time, with their defaults.
-        rounds: how often each.
+        solvers: solvers to time, with their defaults.
+        rounds: number of rounds.
     """
-    table = Table(
-        "solver", "fit, s", "curves and histograms, s", "share of the fit", "pictures and projection, once, s"
-    )
+    dataset = load_dataset(data)
+    table = Table("solver", "fit, s", "curves and histograms, s", "share of the fit", "figures and projection, once, s")
     for solver in solvers:
-        base = dataclasses.replace(parse_train([solver, "--data", data]), json=True, trial=True)
-        ways = {
-            "none": dataclasses.replace(base, log_every=0),
-            "curves": base,
-            "pictures": dataclasses.replace(base, trial=False),
-        }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
         fits = []
         for _ in range(rounds):
-            for way, train in ways.items():
-                taken, fit_seconds = timed(train)
-                seconds[way].append(taken)
-                if way == "none":
+            for variant, logger in VARIANTS.items():
+                total, fit_seconds = timed(ExperimentConfig.create(solver, data=data), dataset, logger)
+                seconds[variant].append(total)
+                if logger is None:
                     fits.append(fit_seconds)
-        fit, (none, curves, pictures) = min(fits), (min(seconds[way]) for way in ways)
-        row = f"{fit:.2f}", f"{curves - none:.3f}", f"{(curves - none) / fit:.1%}", f"{pictures - curves:.2f}"
+        fit, (none, curves, figures) = min(fits), (min(seconds[variant]) for variant in VARIANTS)
+        row = f"{fit:.2f}", f"{curves - none:.3f}", f"{(curves - none) / fit:.1%}", f"{figures - curves:.2f}"
         table.add_row(solver, *row)
     Console(width=120).print(table)
 
 
-def timed(train: Train) -> tuple[float, float]:
-    """Seconds of a whole training, and of its epochs and what is measured after them."""
+def timed(config: ExperimentConfig, dataset: Dataset, logger: type[Logger] | None) -> tuple[float, float]:
+    """Seconds of a whole training, and of its epochs and their evaluations."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        outcome = dataclasses.replace(train, run_dir=folder).train()
-        return time.perf_counter() - started, outcome.progress.seconds
+        config = config.updated(run_dir=folder)
+        result = train(config, dataset, loggers=partial(opened, logger))
+        return time.perf_counter() - started, result.progress.seconds
+
+
+def opened(logger: type[Logger] | None, folder: Path, resumed_at: int | None) -> Sequence[Logger]:
+    """The loggers of a run folder."""
+    return [] if logger is None else [logger(folder, resumed_at)]  # type: ignore[call-arg]
 
 
 if __name__ == "__main__":
