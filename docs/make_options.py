@@ -32,25 +32,24 @@ Every option of training, with its type, its default and its meaning. `python do
   The file `config.json` in every run folder has this form.
 
 Where a solver has a default of its own, it replaces the one in the first five tables; see its section below.
-The default solver is `{DEFAULT_SOLVER}`.
-"""
+The default solver is `{DEFAULT_SOLVER}`."""
 
 
 def page() -> str:
     """The text of docs/options.md."""
-    sections = [INTRODUCTION]
-    sections += [f"## {name.capitalize()}\n\n{summary(kind)}\n\n{table(kind)}" for name, kind in GROUPS.items()]
+    paragraphs = [INTRODUCTION]
+    for name, kind in GROUPS.items():
+        paragraphs += [f"## {name.capitalize()}", summary(kind), table(kind)]
     for name, spec in SOLVERS.items():
-        lines = [f"## Solver `{name}`", spec.summary, table(spec.options)]
+        paragraphs += [f"## Solver `{name}`", spec.summary, table(spec.options)]
         if spec.defaults:
-            lines.append(
-                f"Defaults of its own: {', '.join(f'`{key}` {shown(v)}' for key, v in spec.defaults.items())}."
-            )
+            defaults = ", ".join(f"`{option}` {shown(value)}" for option, value in spec.defaults.items())
+            paragraphs.append(f"Its own defaults: {defaults}.")
         if spec.learns:
-            lines.append(f"Infers from the data, so that they cannot be set: {names(sorted(spec.learns))}.")
-        lines.append(f"`mfrec tune {name}` searches: {', '.join(map(searched, spec.search_space.items()))}.")
-        sections.append("\n\n".join(lines) + "\n")
-    return "\n".join(sections)
+            paragraphs.append(f"Learned from the data, so that they cannot be set: {names(sorted(spec.learns))}.")
+        ranges = ", ".join(map(searched, spec.search_space.items()))
+        paragraphs.append(f"`mfrec tune {name}` searches {ranges}.")
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def summary(kind: type[Options]) -> str:
@@ -64,7 +63,7 @@ def table(kind: type[Options]) -> str:
         f"| `{field.name}` | {allowed(hints[field.name])} | {shown(field.default)} | {meanings[field.name]} |"
         for field in dataclasses.fields(kind)
     ]
-    return "\n".join(["| option | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+    return "\n".join(["| option | type | default | meaning |", "|---|---|---|---|", *rows])
 
 
 def help_texts(kind: type[Options]) -> dict[str, str]:

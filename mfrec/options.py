@@ -54,15 +54,20 @@ class Range:
             return None
         if above and self.high in (INT_MAX, FLOAT_MAX) and value != math.inf:
             return f"must be at most {self.high} (got {value})"
-        return f"must be {self} (got {value:g})" if isinstance(value, float) else f"must be {self} (got {value})"
+        return f"must be {self} (got {_shown(value)})"
 
     def __str__(self) -> str:
         if self.high in (math.inf, INT_MAX, FLOAT_MAX):
             finite = " and finite" if self.open_high or self.high == FLOAT_MAX else ""
             if self.low == 0 and self.open_low:
                 return f"positive{finite}"
-            return f"{'greater than' if self.open_low else 'at least'} {self.low:g}{finite}"
-        return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+            return f"{'greater than' if self.open_low else 'at least'} {_shown(self.low)}{finite}"
+        ends = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        return f"in {ends[0]}{_shown(self.low)}, {_shown(self.high)}{ends[1]}"
+
+
+def _shown(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 Count = Annotated[int, Range(1, INT_MAX)]

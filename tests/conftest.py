@@ -170,7 +170,9 @@ def trained_run(train_run: TrainRun, tmp_path_factory: pytest.TempPathFactory) -
 def forkserver() -> Any:
     """A multiprocessing context whose processes start at once, since torch is already imported in them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mfrec.cli.main", "mfrec.experiments.training", "optuna", "sqlalchemy.dialects.sqlite"])
+    context.set_forkserver_preload(
+        ["mfrec.cli.main", "mfrec.experiments.training", "optuna", "sqlalchemy.dialects.sqlite"]
+    )
     return context
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import itertools
 import json
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -142,6 +143,9 @@ def test_the_commands_of_a_page_parse(page, folder):
             if program[0] == "python" and program[1].endswith(".py"):
                 check_program(program[1:])
             continue
+        if len(arguments) == 1:  # mentioned by its name
+            assert arguments[0] in {*VERBS, "--help"}, command
+            continue
         prepare(arguments)
         assert usage_error(arguments) == "", command
 
@@ -253,6 +257,12 @@ def slug(heading: str) -> str:
 def test_every_page_of_docs_is_linked_from_the_readme():
     pages = {page for page in TEXTS if page.startswith("docs/")} | {"CONTRIBUTING.md", "CHANGELOG.md"}
     assert {page for page in pages if f"({page})" not in TEXTS["README.md"]} == set()
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_the_names_that_a_page_mentions_exist(page):
+    for name in re.findall(r"(?<!`)`(mfrec(?:\.\w+)+)(?:\([^`]*\))?`(?!`)", TEXTS[page]):
+        assert page == "CHANGELOG.md" or pkgutil.resolve_name(name) is not None
 
 
 def test_the_tree_of_the_architecture_page_is_the_tree():

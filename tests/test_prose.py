@@ -39,7 +39,7 @@ PHRASES = {
     r"\bsuch as [^.;]{0,40} gives\b": "two sentences",
     r"\bat hand\b": "'available'",
     r"\b(?:rooms?|doorways?|(?:front )?doors?|houses?)\b": "no metaphors: 'package', 'module', 'command'",
-    r"\b(?:newcomers?|strangers?)\b": "'new users', 'new items'",
+    r"(?-i:\b(?:newcomers?|strangers?)\b)": "'new users', 'new items'",
     r"\bwarmth\b": "'cold start'",
     r"\bknobs?\b": "'options'",
     r"\b(?:train|training|valid|validation|test) parts?\b": "'set' or 'split'",
@@ -92,8 +92,8 @@ def python_texts(source: str) -> Iterator[Text]:
             yield Text(comment[0].start[0], "\n".join(t.string.lstrip("# ") for t in comment))
             comment = []
         if token.type == tokenize.STRING or tokenize.tok_name[token.type] == "FSTRING_MIDDLE":
-            line = token.start[0]
-            yield Text(line, token.string.strip("rbfRBF\"'"), line in docstrings)
+            content = re.sub(r"^[a-zA-Z]*(\"\"\"|'''|\"|')|(\"\"\"|'''|\"|')$", "", token.string)
+            yield Text(token.start[0], content, token.start[0] in docstrings)
 
 
 def markdown_texts(source: str) -> Iterator[Text]:

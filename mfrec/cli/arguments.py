@@ -19,7 +19,7 @@ from mfrec.cli.cv import CrossValidate
 from mfrec.cli.data import Data
 from mfrec.cli.evaluate import Evaluate
 from mfrec.cli.experiment_options import ExperimentOptions, Listed, refuse_excluded, solver_subcommands
-from mfrec.cli.first_stage import first_stage, given_options
+from mfrec.cli.first_stage import explicit_options, first_stage, solver_and_options
 from mfrec.cli.predict import Predict
 from mfrec.cli.recommend import Recommend
 from mfrec.cli.runs import Runs
@@ -83,12 +83,12 @@ def _experiment_verb(verb: str, options: list[str]) -> tuple[Any, list[str]]:
     """
     kind, stage = EXPERIMENT_VERBS[verb], first_stage(options)
     import_plugins(stage.plugins)
-    solver = options[0] if options and not options[0].startswith("-") else None
+    command_line = shlex.join(["mfrec", verb, *options])
+    solver, options = solver_and_options(options)
     config = kind.base_config(stage, solver)
-    given = given_options(options, config.flat())
-    refuse_excluded(kind, config.solver, given)
-    defaults = kind.defaults(config, given, shlex.join(["mfrec", verb, *options]))
+    explicit = explicit_options(options, config.flat())
+    refuse_excluded(kind, config.solver, explicit)
+    defaults = kind.defaults(config, explicit, command_line)
     if solver is None and not set(HELP).isdisjoint(options):
         return solver_subcommands(kind, defaults, is_chosen=False), [HELP[0]]
-    named = options if solver is not None else [config.solver, *options]
-    return solver_subcommands(kind, defaults, is_chosen=True), named
+    return solver_subcommands(kind, defaults, is_chosen=True), [config.solver, *options]

@@ -48,7 +48,7 @@ class ExperimentOptions(Options):
 
     solver_name: Annotated[str, tyro.conf.Suppress]
     # The names of the options on the command line.
-    given: Annotated[tuple[str, ...], tyro.conf.Suppress]
+    explicit: Annotated[tuple[str, ...], tyro.conf.Suppress]
     command_line: Annotated[str, tyro.conf.Suppress]
 
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
@@ -85,12 +85,12 @@ class ExperimentOptions(Options):
         return data
 
     @classmethod
-    def defaults(cls: type[E], config: ExperimentConfig, given: Collection[str] = (), command_line: str = "") -> E:
+    def defaults(cls: type[E], config: ExperimentConfig, explicit: Collection[str] = (), command_line: str = "") -> E:
         """The options that a configuration amounts to; options that the solver or the verb lacks are hidden."""
         hidden = {*SOLVERS[config.solver].learns, *cls.excluded}
         return cls(
             solver_name=config.solver,
-            given=tuple(given),
+            explicit=tuple(explicit),
             command_line=command_line,
             solver=_hiding(config.options, hidden),
             data=_hiding(cls.data_options(config.data), hidden),
@@ -139,13 +139,13 @@ def config_from(values: Mapping[str, Any], source: str, solver: str | None = Non
     return ExperimentConfig.from_dict(values, source, solver)
 
 
-def refuse_excluded(kind: type[ExperimentOptions], solver: str, given: Collection[str]) -> None:
+def refuse_excluded(kind: type[ExperimentOptions], solver: str, explicit: Collection[str]) -> None:
     """Refuse options on the command line that the verb does not have, or that the solver learns.
 
     Raises:
         OptionError: there is one.
     """
-    for name in given:
+    for name in explicit:
         if name in kind.excluded:
             raise OptionError(name, kind.excluded[name])
         if name in SOLVERS[solver].learns:

@@ -29,15 +29,25 @@ class FirstStage:
 
 def first_stage(arguments: Sequence[str]) -> FirstStage:
     """Find --plugin, --config and --resume among other options; values that are missing are tyro's to report."""
-    parser = _parser()
-    parser.add_argument("--plugin", action="append", nargs="?", default=[])
-    parser.add_argument("--config", nargs="?")
-    parser.add_argument("--resume", nargs="?")
-    options, _ = parser.parse_known_args(arguments)
+    options, _ = _first_parser().parse_known_args(arguments)
     return FirstStage(tuple(filter(None, options.plugin)), options.config, options.resume)
 
 
-def given_options(arguments: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
+def solver_and_options(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The name of a solver, if there is one, and the other arguments.
+
+    It is the first argument, or follows the options of the first stage, as in `--plugin my_module my_solver --rank 8`.
+    """
+    for position, argument in enumerate(arguments):
+        _, others = _first_parser().parse_known_args(arguments[: position + 1])
+        if others and not argument.startswith("-"):
+            return argument, [*arguments[:position], *arguments[position + 1 :]]
+        if others:
+            break
+    return None, [*arguments]
+
+
+def explicit_options(arguments: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
     """Those of the options with these names that are on the command line, with their default value or another."""
     parser = _parser()
     for name in names:
@@ -51,6 +61,14 @@ def given_options(arguments: Sequence[str], names: Iterable[str]) -> tuple[str, 
 
 def _parser() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+
+
+def _first_parser() -> argparse.ArgumentParser:
+    parser = _parser()
+    parser.add_argument("--plugin", action="append", nargs="?", default=[])
+    parser.add_argument("--config", nargs="?")
+    parser.add_argument("--resume", nargs="?")
+    return parser
 
 
 def read_config(path: str) -> dict[str, Any]:

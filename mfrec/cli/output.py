@@ -103,9 +103,9 @@ def print_json(frame: pd.DataFrame) -> None:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as dicts for JSON, with None for what is missing."""
-    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return rows
+    """The rows as dicts for JSON, with None for missing values."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def scores_in(megabytes: int) -> int:

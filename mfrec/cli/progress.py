@@ -27,7 +27,8 @@ def epoch_progress(solver: str, monitor: Monitor, *, quiet: bool = False) -> Ite
     """
     console = Console(stderr=True)
     line = TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
-    columns = (line, TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)))
+    # A terminal too narrow for all shortens the bar first.
+    columns = (line, BarColumn(bar_width=12), TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=8)))
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         yield EpochLine(solver, monitor, bar).show
 

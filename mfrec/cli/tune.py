@@ -87,8 +87,8 @@ class Tune(ExperimentOptions):
         from mfrec.experiments.study import N_TRIALS, Study
 
         if self.resume is None:
-            return Study.create(self.experiment(), self.given, N_TRIALS if self.trials is None else self.trials)
-        for name in self.given:
+            return Study.create(self.experiment(), self.explicit, N_TRIALS if self.trials is None else self.trials)
+        for name in self.explicit:
             if name != "plugin":
                 raise OptionError(name, "cannot be used with --resume: a study keeps its options")
         return Study.open(self.resume)

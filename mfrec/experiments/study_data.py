@@ -24,12 +24,12 @@ class StudyData:
     """
 
     def __init__(self, config: ExperimentConfig, dataset: Dataset | None = None) -> None:
-        self.config, self._given = config, dataset
+        self.config, self._preloaded = config, dataset
 
     @cached_property
     def dataset(self) -> Dataset:
         """All ratings."""
-        return load_configured(self.config) if self._given is None else self._given
+        return load_configured(self.config) if self._preloaded is None else self._preloaded
 
     @cached_property
     def split_labels(self) -> Tensor:

@@ -73,11 +73,11 @@ def test_ranking_metrics_have_intervals_and_say_who_was_left_out(trained_run: Pa
         assert re.search(rf"^ +{name} +{mean:.4f} +\d\.\d{{4}}–\d\.\d{{4}}", table, re.MULTILINE), name
     assert "relevant items are rated" in table
     assert f"without the {ranking['n_left_out']:,} users with none" in table
-    found = answer(cli("evaluate", trained_run, "--ranking", 5, "--threshold", 3, "--json"))["ranking"]
-    assert found["threshold"] == 3
-    assert found["n_left_out"] < ranking["n_left_out"]
-    for name, (low, high) in found["intervals_95"].items():
-        assert low <= found["means"][name] <= high
+    ranking_at_3 = answer(cli("evaluate", trained_run, "--ranking", 5, "--threshold", 3, "--json"))["ranking"]
+    assert ranking_at_3["threshold"] == 3
+    assert ranking_at_3["n_left_out"] < ranking["n_left_out"]
+    for name, (low, high) in ranking_at_3["intervals_95"].items():
+        assert low <= ranking_at_3["means"][name] <= high
 
 
 def test_the_seed_decides_the_intervals(trained_run: Path, cli: Cli) -> None:

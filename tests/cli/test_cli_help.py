@@ -12,6 +12,7 @@ from cli_checks import BOX, SMALL, assert_refused, assert_usage_error, in_a_proc
 from conftest import Cli
 
 from mfrec.cli.arguments import EXPERIMENT_VERBS, VERBS
+from mfrec.cli.first_stage import solver_and_options
 from mfrec.solvers.registry import SOLVERS
 
 COMMANDS = [
@@ -35,9 +36,9 @@ def boxes_of(cli: Cli, monkeypatch: pytest.MonkeyPatch, *command: str) -> dict[s
         elif boxes:
             text = BOX.sub("", line).strip()
             if re.match("--?[a-z]", text):
-                flags, _, rest = text.partition("  ")
+                flags, _, help_text = text.partition("  ")
                 flag = max(re.findall(r"--?[a-z][\w-]*", flags), key=len).replace("--no-", "--")
-                box[flag] = rest.strip()
+                box[flag] = help_text.strip()
             elif flag:
                 box[flag] += f" {text}"
     return boxes
@@ -81,6 +82,26 @@ def test_help_and_errors_of_usage_import_nothing_heavy(arguments: list[str], sta
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == f"heavy: [] {status}", done
+
+
+@pytest.mark.parametrize("verb", ["runs", "evaluate", "recommend", "train"])
+def test_a_verb_imports_only_the_libraries_that_it_needs(
+    verb: str, trained_run: Path, tiny: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, list[object]] = {
+        "runs": [trained_run],
+        "evaluate": [trained_run],
+        "recommend": [trained_run, "--user", 1],
+        "train": ["als", "--data", tiny, *SMALL, "--run-dir", tmp_path],
+    }
+    unneeded = ("scipy", "matplotlib", "tensorboard", "optuna", "pooch", "sklearn")
+    code = (
+        "import sys\nfrom mfrec.__main__ import main\nstatus = main(sys.argv[1:])\n"
+        f"print('unneeded:', [name for name in {unneeded} if name in sys.modules], status)\n"
+    )
+    command = [sys.executable, "-c", code, verb, *map(str, arguments[verb])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["unneeded: [] 0"], done
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -275,6 +296,28 @@ def test_an_error_of_usage_is_named_on_a_terminal_without_boxes() -> None:
 def test_an_input_error_in_a_process_is_status_2_and_one_line(tmp_path: Path) -> None:
     output = in_a_process("sgd", "--rank", 0, "--run-dir", tmp_path)
     assert_refused(output, "--rank must be at least 1 (got 0)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "solver", "options"),
+    [
+        ("", None, ""),
+        ("als", "als", ""),
+        ("als --rank 8", "als", "--rank 8"),
+        ("--rank 8 als", None, "--rank 8 als"),
+        ("--plugin my_module mine --rank 8", "mine", "--plugin my_module --rank 8"),
+        ("--plugin=als als", "als", "--plugin=als"),
+        ("--plugin als als --json", "als", "--plugin als --json"),
+        ("--config c.json --plugin a --plugin b mine", "mine", "--config c.json --plugin a --plugin b"),
+        ("--plugin a --rank 8 mine", None, "--plugin a --rank 8 mine"),
+        ("--help als", None, "--help als"),
+        ("--resume runs/a --epochs 9", None, "--resume runs/a --epochs 9"),
+    ],
+)
+def test_a_solver_comes_first_or_after_the_options_that_decide_which_solvers_there_are(
+    arguments: str, solver: str | None, options: str
+) -> None:
+    assert solver_and_options(arguments.split()) == (solver, options.split())
 
 
 def test_the_default_solver_need_not_be_named(cli: Cli, tiny: Path, tmp_path: Path) -> None:

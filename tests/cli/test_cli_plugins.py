@@ -133,6 +133,7 @@ def test_a_plugin_s_solver_has_a_subcommand_with_its_options(
         shown = " ".join(cli(verb, "halfstep", "--plugin", MODULE, "--help").out.replace("│", " ").split())
         for part in ("--share FLOAT", "Fraction of the factors to keep in an epoch. (default: 0.5)", "(default: none)"):
             assert part in shown
+    assert "--share FLOAT" in cli("train", "--plugin", MODULE, "halfstep", "--help").out
     forget()
     assert_refused(cli("train", "halfstep"), "unknown solver 'halfstep'")
     assert_refused(cli("train", "halfsetp", "--plugin", MODULE), "unknown solver 'halfsetp'; did you mean 'halfstep'?")
@@ -193,7 +194,7 @@ def test_folds_and_trials_use_a_plugin(
 ) -> None:
     place = ("--data", semicolons, "--rank", 2, "--run-dir", tmp_path / "runs", "--name", "all", "--log-every", 0)
     size = ("--folds", 2) if verb == "cv" else ("--trials", 2)
-    result = answer(cli(verb, "halfstep", "--plugin", MODULE, *place, *size, "--monitor", "worst", "--json"))
+    result = answer(cli(verb, "--plugin", MODULE, "halfstep", *place, *size, "--monitor", "worst", "--json"))
     forget()
     if verb == "cv":
         assert [fold["worst"] > 0 for fold in result["folds"]] == [True, True]

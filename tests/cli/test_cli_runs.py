@@ -67,10 +67,10 @@ def test_runs_of_studies_and_folds_are_listed_with_their_folder(
     assert cli("cv", "als", "--folds", 2, *FAST, *place, "--name", "folds").status == 0
     train_run(tmp_path / "runs", "alone")
     rows = answer(cli("runs", tmp_path / "runs", "--json"))
-    found = {(row["folder"], row["run"]) for row in rows}
-    assert {("study", "trial-0"), ("study", "trial-1"), ("folds", "fold-1-of-2"), ("folds", "fold-2-of-2")} < found
-    assert ("", "alone") in found
-    assert len(found) == 6
+    listed = {(row["folder"], row["run"]) for row in rows}
+    assert {("study", "trial-0"), ("study", "trial-1"), ("folds", "fold-1-of-2"), ("folds", "fold-2-of-2")} < listed
+    assert ("", "alone") in listed
+    assert len(listed) == 6
     monkeypatch.setenv("COLUMNS", "200")
     table = cli("runs", tmp_path / "runs").out
     assert "folder" in table.splitlines()[2]

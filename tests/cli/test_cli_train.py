@@ -17,6 +17,7 @@ from cli_checks import SMALL, answer, assert_refused, in_a_process, loads_strict
 from conftest import Cli, Output, TrainRun, write_csv
 
 from mfrec.data.splits import SPLIT_NAMES
+from mfrec.experiments import building
 from mfrec.experiments.run import Run
 from mfrec.solvers.registry import DEFAULT_SOLVER, SOLVERS
 
@@ -514,3 +515,24 @@ def test_a_run_is_resumed_with_its_own_solver(trained_run: Path, cli: Cli, tmp_p
     run = Path(shutil.copytree(trained_run, tmp_path / "copy"))
     assert_refused(cli("train", "als", "--resume", run, "--epochs", 9), "trained by sgd, not als; resume it with sgd")
     assert cli("train", "sgd", "--resume", run, "--epochs", 9).status == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …")],
+    ids=repr,
+)
+def test_too_little_memory_is_reported_in_a_sentence(
+    error: Exception, cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(building.MatrixFactorization, "from_ratings", fail)
+    refused = cli("train", "--data", tiny, *SMALL, "--run-dir", tmp_path / "runs")
+    assert_refused(refused, "not enough memory; lower --rank or --number, or use less data")
+    assert not (tmp_path / "runs").exists()
+    error.args = ("a defect",)
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError, match="a defect"):
+            cli("train", "--data", tiny, *SMALL, "--run-dir", tmp_path / "runs")

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import features_of
 from solver_suite import assert_near, make_model, make_solver, supporting, train
 from torch.testing import assert_close
 
 from mfrec.errors import InputError
 from mfrec.model import ridge
-from mfrec.model.entity import Term
+from mfrec.model.entity import ITEM, Term
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import L2_SCALINGS, Objective
 
@@ -122,6 +123,17 @@ def test_a_rating_with_almost_no_weight_is_almost_left_out(odd_ratings, odd_feat
         train(make_solver("als", model, ratings, Objective(0.7), relaxation=1.0, **options), 4)
         models.append(model)
     assert_near(*models, atol=1e-6)
+
+
+def test_an_unrated_item_has_factors_by_its_features_alone(odd_ratings, odd_features):
+    # Item 0 and item 12 have no rating; item 12 loses its features.
+    features = torch.where(torch.arange(13)[:, None] == 12, 0.0, odd_features.item["full"])
+    model = make_model(odd_ratings, item_features={"full": features_of(features)})
+    train(make_solver("als", model, odd_ratings, Objective(0.5)), 20)
+    assert not bool(model.item_factors.weight[[0, 12]].any())
+    assert not bool(model.factors(ITEM)[12].any())
+    assert float(model.factors(ITEM)[0].norm()) > 0.01
+    assert_close(model.factors(ITEM)[0], features[0] @ model.items.feature_blocks["full"].factors.weight.detach())
 
 
 # non-negative factors

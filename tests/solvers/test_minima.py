@@ -43,10 +43,10 @@ def test_predicting_the_mean_of_each_movie_costs_what_the_course_exercise_says(e
 
 @pytest.mark.parametrize(("name", "options", "epochs", "seed"), [
     ("optim", {"optimizer": "lbfgs", "lr": 1.0}, 20, 3),
-    *(("quasi-newton", {"method": method, "iterations": 200}, 15, seed)
+    *(("quasi-newton", {"method": method, "iterations": 50}, 15, seed)
       for method in ("l-bfgs-b", "cg", "tnc") for seed in (10, 11, 12)),
-    ("als", {"solve": "cg", "cg_steps": 2, "relaxation": 1.0}, 300, 4),
-    ("als", {"solve": "cholesky", "relaxation": 1.0}, 300, 4),
+    ("als", {"solve": "cg", "cg_steps": 2, "relaxation": 1.0}, 200, 8),
+    ("als", {"solve": "cholesky", "relaxation": 1.0}, 200, 8),
 ])  # fmt: skip
 def test_a_solver_that_converges_ends_at_the_minimum_of_the_course_exercise(exercise, name, options, epochs, seed):
     # From some other starts, such as seed 4, l-bfgs-b ends at a stationary point 12.6 higher: J is not convex.
@@ -59,7 +59,7 @@ def test_a_solver_that_converges_ends_at_the_minimum_of_the_course_exercise(exer
     for _ in range(epochs):
         solver.epoch()
         costs.append(float(objective.cost(model, exercise)))
-        if costs[-2] - costs[-1] < 1e-5:
+        if costs[-2] - costs[-1] < 1e-4:
             break
     assert costs[-1] == pytest.approx(38951.848, abs=0.01)
     assert rmse(model.predict_observed(exercise), exercise.values) == pytest.approx(0.7798, abs=1e-4)

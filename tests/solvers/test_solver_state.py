@@ -28,31 +28,36 @@ def saved(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def start(weighted_ratings, odd_features):
-    """Makes a model and a solver at the start of training, with features if the solver supports them."""
+    """Makes a model and a solver at the start of training, with features if the solver supports them.
 
-    def make(case: Case, seed: int = 2) -> tuple[MatrixFactorization, Any]:
-        features = odd_features.options() if case.solver in supporting("features") else {}
-        model = make_model(weighted_ratings, **features)
-        objective = Objective(0.5, l2_scaling="sqrt")
-        return model, make_solver(case.solver, model, weighted_ratings, objective, seed, **case.options)
+    A plain model has no features, and single precision.
+    """
+
+    def make(case: Case, seed: int = 2, plain: bool = False) -> tuple[MatrixFactorization, Any]:
+        features = odd_features.options() if case.solver in supporting("features") and not plain else {}
+        ratings = weighted_ratings.to(dtype=torch.float32) if plain else weighted_ratings
+        model, objective = make_model(ratings, **features), Objective(0.5, l2_scaling="sqrt")
+        return model, make_solver(case.solver, model, ratings, objective, seed, **case.options)
 
     return make
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_same_seed_gives_the_same_bits_and_a_restored_solver_continues_to_them(case, start):
+@pytest.mark.parametrize(
+    ("case", "plain"), [*((case, False) for case in CASES), *((Case(name, {}), True) for name in SOLVERS)], ids=str
+)
+def test_the_same_seed_gives_the_same_bits_and_a_restored_solver_continues_to_them(case, plain, start):
     # A sampler keeps draws after its burn-in.
     epochs = 3 if SOLVERS[case.solver].early_stopping else 22
-    whole, solver = start(case)
+    whole, solver = start(case, plain=plain)
     train(solver, epochs)
     model_state, solver_state = saved(whole.state_dict()), saved(solver.state_dict())
 
-    again, repeated = start(case)
+    again, repeated = start(case, plain=plain)
     train(repeated, epochs)
     assert_same_state(again, whole)
     assert_same_state(repeated.inference().mean_model(), solver.inference().mean_model())
 
-    continued, restored = start(case, seed=99)
+    continued, restored = start(case, seed=99, plain=plain)
     train(restored, 1)
     continued.load_state_dict(model_state)
     restored.load_state_dict(solver_state)

@@ -33,6 +33,7 @@ from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
 from mfrec.evaluation.baselines import biases_only
 from mfrec.evaluation.metrics import rmse
+from mfrec.model.entity import ENTITY_NAMES
 from mfrec.model.losses import LOSSES, squared_error
 from mfrec.model.objective import L2_SCALINGS, Objective
 from mfrec.posteriors.registry import POSTERIORS, posterior_from_state
@@ -135,20 +136,20 @@ def test_what_a_solver_inferred_is_a_known_kind_that_survives_saving(name, odd_r
 # capabilities
 
 
-def model_and_objective(needs: frozenset[str], ratings: Ratings) -> tuple[Any, Objective]:
+def model_and_objective(needs: frozenset[str], ratings: Ratings, entity: str = "user") -> tuple[Any, Objective]:
     """A model and an objective that need these capabilities of a solver."""
     options: dict[str, Any] = {"nonnegative": True} if "non-negative" in needs else {}
     if "features" in needs:
-        options["user_features"] = {"implicit": implicit_features(ratings, "users")}
-    return make_model(ratings, **options), Objective(
-        1.0, loss=LOSSES["log-cosh"] if "losses" in needs else squared_error
-    )
+        options[f"{entity}_features"] = {"implicit": implicit_features(ratings, f"{entity}s")}
+    loss = LOSSES["log-cosh"] if "losses" in needs else squared_error
+    return make_model(ratings, **options), Objective(1.0, loss=loss)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_a_solver_supports_its_capabilities_and_refuses_the_others_by_name(name, capability, odd_ratings):
-    model, objective = model_and_objective(frozenset({capability}), odd_ratings)
+@pytest.mark.parametrize("entity", ENTITY_NAMES)
+def test_a_solver_supports_its_capabilities_and_refuses_the_others_by_name(name, capability, entity, odd_ratings):
+    model, objective = model_and_objective(frozenset({capability}), odd_ratings, entity)
     before = model.predict_observed(odd_ratings)
     if capability in SOLVERS[name].supports:
         train(make_solver(name, model, odd_ratings, objective), 2)
