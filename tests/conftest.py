@@ -19,8 +19,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from mfrec.data.ratings import Ratings
 from mfrec.data.features import Features
+from mfrec.data.ratings import Ratings
 
 # No deadline: the first call of torch takes a second.
 settings.register_profile("mfrec", deadline=None)

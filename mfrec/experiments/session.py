@@ -36,6 +36,9 @@ class Session:
     Args:
         split_labels: as drawn, before a refit.
         first_fit: the results of the first fit, if this is the refit.
+
+    Raises:
+        InputError: the model, the solver or the device refuse an option, or a refit lacks validation ratings.
     """
 
     def __init__(

@@ -34,20 +34,18 @@ class StudyStorage:
     A trial belongs to the process that holds its lock.  A process's lock ends with it, so a running trial with a free
     lock was left by a killed process.  The next process continues it.
 
-    Attributes:
+    Args:
         folder: the study's folder.
+        direction: the direction of the metric, to create a study; without it the folder must have one.
+
+    Attributes:
         study: Optuna's study.
+
+    Raises:
+        InputError: the folder has no study, or it is damaged.
     """
 
     def __init__(self, folder: Path, direction: Literal["minimize", "maximize"] | None = None) -> None:
-        """Open the study of a folder, or create it if a direction is given.
-
-        Args:
-            direction: of the metric, for a new study.
-
-        Raises:
-            InputError: the folder has no study, or it is damaged.
-        """
         import optuna
 
         self.folder = folder
