@@ -34,8 +34,8 @@ def test_every_solver_is_listed_with_its_declaration(cli: Cli, monkeypatch: pyte
 def test_measured_solvers_have_the_metrics_that_train_gives(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in [name for name in SOLVERS if name != "als"]:
-        monkeypatch.delitem(SOLVERS, name)
+    # One solver instead of all: the command reads the table from its own module.
+    monkeypatch.setattr("mfrec.cli.solvers.SOLVERS", {"als": SOLVERS["als"]})
     (row,) = answer(cli("solvers", "--measure", "--json"))
     test = answer(cli("train", "als", "--run-dir", tmp_path, "--json"))["test"]
     assert (row["RMSE"], row["MAE"]) == (test["rmse"], test["mae"])
