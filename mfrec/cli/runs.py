@@ -74,7 +74,9 @@ def _print_overview(folder: Path, frame: pd.DataFrame) -> None:
     constant = [name for name in SETTINGS if frame[name].nunique(dropna=False) == 1]
     others = [name for name in map(str, frame) if name.partition(" ")[0] in splits.values() and name not in splits]
     formats = {**FORMATS, **dict.fromkeys(splits.values(), metric.format)}
-    shown = frame.drop(columns=[*constant, *others]).rename(columns=splits)
+    shown = frame.drop(columns=[*constant, *others, "folder"]).rename(columns=splits)
+    # A run's path tells its study or folds; a column of its own would leave neither enough width.
+    shown["run"] = [str(Path(parent or ".", run)) for parent, run in zip(frame["folder"], frame["run"], strict=True)]
     print_frame(f"runs in {folder}, with the {metric.label} on their splits", shown, formats)
 
 

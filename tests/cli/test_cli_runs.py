@@ -73,10 +73,8 @@ def test_runs_of_studies_and_folds_are_listed_with_their_folder(
     assert len(listed) == 6
     monkeypatch.setenv("COLUMNS", "200")
     table = cli("runs", tmp_path / "runs").out
-    assert "folder" in table.splitlines()[2]
-    monkeypatch.chdir(tmp_path)
-    assert answer(cli("runs", "--json")) == rows
-    assert {row["run"] for row in answer(cli("runs", "runs/study", "--json"))} >= {"trial-0", "trial-1"}
+    first_columns = {line.split()[0] for line in table.splitlines()[4:] if line.strip()}
+    assert first_columns == {str(Path(folder, run)) for folder, run in listed}
 
 
 def test_a_run_that_has_not_ended_is_listed_without_metrics(train_run: TrainRun, cli: Cli, tmp_path: Path) -> None:
