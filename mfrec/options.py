@@ -94,23 +94,26 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         """The options by name, in types that JSON has."""
-        return {
-            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
-            for field in dataclasses.fields(self)
-        }
+        return {field.name: _lists(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
 def check_range(name: str, hint: Any, value: object) -> None:
-    """Check a value, or each number of a tuple, against the `Range` in a type hint.
+    """Check a value, or each element of a tuple, against the `Range` in its type hint.
 
     Raises:
         OptionError: it is out of range.
     """
-    for limits in _parts(hint):
-        if isinstance(limits, Range):
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, int | float) and (problem := limits.problem(number)):
-                    raise OptionError(name, problem)
+    if isinstance(hint, Range):
+        if isinstance(value, int | float) and (problem := hint.problem(value)):
+            raise OptionError(name, problem)
+    elif typing.get_origin(hint) is tuple:
+        if isinstance(value, tuple):
+            items = typing.get_args(hint)
+            for item, element in zip(items[:1] * len(value) if items[-1] is Ellipsis else items, value, strict=False):
+                check_range(name, item, element)
+    else:
+        for part in typing.get_args(hint):
+            check_range(name, part, value)
 
 
 def option_names(kind: type[Options]) -> list[str]:
@@ -145,11 +148,10 @@ def options_from(kind: type[T], values: Mapping[str, Any], source: str, default:
     for name, value in values.items():
         if name not in hints:
             raise unknown(f"option in {source}", name, hints)
-        converted[name] = tuple(value) if isinstance(value, list) else value
+        converted[name] = _tuples(value)
         try:
             # A bool is an int, and an int is a float.
-            items = value if isinstance(value, list | tuple) else (value,)
-            if any(isinstance(item, bool) for item in items) and bool not in _parts(hints[name]):
+            if _has_bool(value) and bool not in _parts(hints[name]):
                 raise TypeCheckError("is a bool")
             check_type(converted[name], hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError:
@@ -157,6 +159,20 @@ def options_from(kind: type[T], values: Mapping[str, Any], source: str, default:
                 f"{name} in {source} must be {type_name(hints[name])} (got {value!r}); change or remove it"
             ) from None
     return dataclasses.replace(kind() if default is None else default, **converted)
+
+
+def _lists(value: Any) -> Any:
+    """A value with a list for each tuple, however deep."""
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    """A value with a tuple for each list, however deep."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _has_bool(value: Any) -> bool:
+    return any(map(_has_bool, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
 
 
 def _parts(hint: Any) -> Iterator[Any]:

@@ -212,3 +212,17 @@ def test_types_are_named_in_words(hint, name):
 def test_options_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         AllKinds().count = 5
+
+
+def test_nested_tuples_survive_json_and_each_element_has_its_range() -> None:
+    @dataclass(frozen=True)
+    class Nested(Options):
+        grid: tuple[tuple[Count, Count], ...] = ((1, 2),)
+        mix: tuple[Count, Fraction] = (4, 0.5)
+
+    Nested().check()
+    assert options_from(Nested, json.loads(json.dumps(Nested().to_dict())), "a file") == Nested()
+    with pytest.raises(OptionError, match="grid must be at least 1"):
+        Nested(grid=((1, 0),)).check()
+    with pytest.raises(OptionError, match="mix must be in"):
+        Nested(mix=(4, 1.0)).check()

@@ -42,7 +42,7 @@ class CrossValidate(ExperimentOptions):
     @classmethod
     def data_options(cls, data: DataConfig) -> DataConfig:
         """See `ExperimentOptions.data_options`."""
-        return FoldsConfig(**(vars(data) | {"split": ""}))
+        return FoldsConfig(**(vars(data) | {"split": "", "test_data": None, "valid_data": None}))
 
     def __call__(self) -> int:
         config = self.experiment()
@@ -51,14 +51,12 @@ class CrossValidate(ExperimentOptions):
         from mfrec.cli.progress import announce_stop, epoch_progress
         from mfrec.evaluation.monitors import monitor
         from mfrec.experiments.cross_validation import cross_validate
-        from mfrec.experiments.interrupts import finish_epoch_on_interrupt
+        from mfrec.experiments.interrupts import Interrupts
 
         splits = self.split_names()
-        with (
-            finish_epoch_on_interrupt(announce_stop) as interrupted,
-            epoch_progress(config.solver, monitor(config.fit.monitor), quiet=self.json) as on_epoch,
-        ):
-            result = cross_validate(config, splits, on_epoch=on_epoch, stop=interrupted, command=self.command_line)
+        with epoch_progress(config.solver, monitor(config.fit.monitor), quiet=self.json) as on_epoch:
+            stop = Interrupts(announce_stop)
+            result = cross_validate(config, splits, on_epoch=on_epoch, stop=stop, command=self.command_line)
         if result.interrupted is not None:
             print(f"interrupted in {result.interrupted}; the finished folds are in {result.folder}", file=sys.stderr)
             return 130

@@ -75,9 +75,12 @@ class ExperimentOptions(Options):
         """
         if stage.config is None:
             return ExperimentConfig.create(DEFAULT_SOLVER if solver is None else solver)
-        config = config_from(read_config(stage.config), stage.config, solver)
-        # A run's name is its own.
-        return config.updated(name=None)
+        values = read_config(stage.config)
+        config = config_from(values, stage.config, solver)
+        if "format" in values:
+            # The file of a run: the place and the device of that run are not those of a new one.
+            config = config.updated(name=None, run_dir=RunConfig().run_dir, device=FitConfig().device)
+        return config
 
     @classmethod
     def data_options(cls, data: DataConfig) -> DataConfig:

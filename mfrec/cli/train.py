@@ -12,7 +12,7 @@ import tyro
 from mfrec.cli.experiment_options import ExperimentOptions
 from mfrec.cli.first_stage import FirstStage
 from mfrec.errors import InputError, OptionError
-from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.config import ExperimentConfig, FitConfig
 
 if TYPE_CHECKING:
     from mfrec.experiments.training import TrainingResult
@@ -36,7 +36,8 @@ class Train(ExperimentOptions):
 
         if stage.config is not None:
             raise OptionError("config", f"cannot be used with --resume: {stage.resume} has its own options")
-        config = Run.open(stage.resume).config()
+        # The device is chosen anew: a run may be resumed on another machine.
+        config = Run.open(stage.resume).config().updated(device=FitConfig().device)
         if solver not in (None, config.solver):
             raise InputError(
                 f"{stage.resume} was trained by {config.solver}, not {solver}; resume it with {config.solver}"
@@ -48,19 +49,16 @@ class Train(ExperimentOptions):
 
         from mfrec.cli.progress import announce_stop, epoch_progress
         from mfrec.evaluation.monitors import monitor
-        from mfrec.experiments.interrupts import finish_epoch_on_interrupt
+        from mfrec.experiments.interrupts import Interrupts
         from mfrec.experiments.run import Run
         from mfrec.experiments.training import train
 
-        with (
-            finish_epoch_on_interrupt(announce_stop) as interrupted,
-            epoch_progress(config.solver, monitor(config.fit.monitor), quiet=self.json) as on_epoch,
-        ):
+        with epoch_progress(config.solver, monitor(config.fit.monitor), quiet=self.json) as on_epoch:
             result = train(
                 config,
                 run=None if self.resume is None else Run.open(self.resume),
                 on_epoch=on_epoch,
-                stop=interrupted,
+                stop=Interrupts(announce_stop),
                 command=self.command_line,
             )
         assert result.run is not None, "every training of the command line has a run folder"

@@ -57,22 +57,22 @@ class Tune(ExperimentOptions):
         self.check()
 
         from mfrec.cli.progress import announce_stop, epoch_progress
-        from mfrec.experiments.interrupts import finish_epoch_on_interrupt
+        from mfrec.experiments.interrupts import Interrupts
 
         study = self._study()
-        with (
-            finish_epoch_on_interrupt(announce_stop) as interrupted,
-            epoch_progress(study.config.solver, study.monitor, quiet=self.json) as on_epoch,
-        ):
-            result = study.run(
-                trials=self.trials,
-                timeout=math.inf if self.timeout is None else self.timeout,
-                on_trial=lambda trial: print_trial(study, trial, quiet=self.json),
-                on_epoch=on_epoch,
-                stop=interrupted,
-                command=self.command_line,
-            )
-        if result.state == "interrupted":
+        try:
+            with epoch_progress(study.config.solver, study.monitor, quiet=self.json) as on_epoch:
+                result = study.run(
+                    trials=self.trials,
+                    timeout=math.inf if self.timeout is None else self.timeout,
+                    on_trial=lambda trial: print_trial(study, trial, quiet=self.json),
+                    on_epoch=on_epoch,
+                    stop=Interrupts(announce_stop),
+                    command=self.command_line,
+                )
+        except KeyboardInterrupt:
+            result = None
+        if result is None or result.state == "interrupted":
             print(f"interrupted; resume with: mfrec tune --resume {study.folder}", file=sys.stderr)
             return 130
         if result.state == "waiting":

@@ -212,6 +212,10 @@ class ExperimentConfig:
         data, fit = self.data, self.fit
         if data.valid_data is not None and data.test_data is None:
             raise OptionError("valid_data", "needs test_data")
+        if data.test_data is not None:
+            for name in ("split", "test_fraction"):
+                if getattr(data, name) != getattr(DataConfig(), name):
+                    raise OptionError(name, "cannot be used with test_data, which is the split; leave one of them out")
         if fit.refit and not SOLVERS[self.solver].early_stopping:
             raise OptionError("refit", f"has no effect on {self.solver}, which runs all its epochs")
 

@@ -8,31 +8,37 @@ import threading
 from collections.abc import Callable, Iterator
 
 
-@contextlib.contextmanager
-def finish_epoch_on_interrupt(on_interrupt: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the epoch; a second one stops at once.
+class Interrupts:
+    """Turns the first Ctrl-C or SIGTERM during epochs into a request to stop; a second one stops at once.
 
-    Outside the main thread, which alone receives signals, nothing changes.
+    An instance is an argument `stop` of `train`, which listens while it goes over the ratings.  Reading data and
+    measuring the result can be interrupted at once.  Outside the main thread, which alone receives signals, nothing
+    changes.
 
     Args:
         on_interrupt: called at the first signal, to say that the epoch is being finished.
-
-    Yields:
-        whether to stop, for the argument `stop` of `train`.
     """
-    asked = False
 
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
+    def __init__(self, on_interrupt: Callable[[], object] = lambda: None) -> None:
+        self.on_interrupt = on_interrupt
+        self.requested = False
+
+    def __call__(self) -> bool:
+        return self.requested
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to the signals."""
+        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._request) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _request(self, number: int, frame: object) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        asked = True
-        on_interrupt()
-
-    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, ask) for number in signals}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        self.requested = True
+        self.on_interrupt()

@@ -80,7 +80,7 @@ class Logger:
 class JSONLinesLogger(Logger):
     """Writes every scalar to `metrics.jsonl` in the run folder, one line per call: {"epoch": 3, "rmse/train": 0.81}.
 
-    A resumed run continues the file as if it had never stopped: lines after the resumed epoch are dropped, and so are
+    A resumed run continues the file: lines after the resumed epoch are dropped, and so are
     final values and a line that a kill cut short.  Values that are not finite are null.
 
     Args:

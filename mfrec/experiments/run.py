@@ -176,10 +176,13 @@ class Run:
         """Load the trained model: the best validated parameters, the last ones, or the posterior.
 
         Raises:
-            InputError: there is no checkpoint yet, a file is damaged, or the files do not fit each other.
+            InputError: there is no checkpoint yet, a refit has not ended, a file is damaged, or the files do not fit
+                each other.
         """
         config, state, (dataset, labels) = self.config(), self.checkpoint(), self.dataset()
         if state["first_fit"] is not None:
+            if not self.has_metrics():
+                raise InputError(f"{self.path} has no model yet: its refit has not ended; resume it")
             labels = refit_labels(labels)
         train = dataset.ratings.select(labels == TRAIN)
         try:

@@ -20,6 +20,7 @@ from mfrec.evaluation.metrics import evaluate_splits, with_coverage
 from mfrec.evaluation.monitors import monitor
 from mfrec.experiments.building import build_solver, choose_device, refit_labels
 from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.interrupts import Interrupts
 from mfrec.experiments.loggers import Logger, open_loggers
 from mfrec.experiments.loop import Epoch, Progress, fit, out_of_patience
 from mfrec.experiments.resuming import MAY_CHANGE, require_work, with_changes
@@ -155,19 +156,20 @@ class Session:
         end_early: Callable[[], bool],
     ) -> bool:
         options = self.config.fit
-        self.progress = fit(
-            self.solver,
-            validation,
-            epochs=epochs,
-            patience=options.patience,
-            monitor=options.monitor,
-            log_every=self.config.run.log_every or epochs,
-            loggers=loggers,
-            on_epoch=on_epoch,
-            save=None if self.run is None else self._save,
-            progress=self.progress,
-            stop=lambda: stop() or end_early(),
-        )
+        with stop.listening() if isinstance(stop, Interrupts) else contextlib.nullcontext():
+            self.progress = fit(
+                self.solver,
+                validation,
+                epochs=epochs,
+                patience=options.patience,
+                monitor=options.monitor,
+                log_every=self.config.run.log_every or epochs,
+                loggers=loggers,
+                on_epoch=on_epoch,
+                save=None if self.run is None else self._save,
+                progress=self.progress,
+                stop=lambda: stop() or end_early(),
+            )
         return self.progress.epoch >= epochs or out_of_patience(self.progress, options.patience) or end_early()
 
     def _save(self, state: Mapping[str, Any]) -> None:
@@ -204,7 +206,7 @@ class Session:
         metrics = {
             "solver": self.config.solver,
             "dataset": self.dataset.name,
-            "split": self.config.data.split,
+            "split": self.config.data.split if self.config.data.test_data is None else "files",
             "seed": self.config.fit.seed,
             "rank": self.config.model.rank,
             "monitor": self.config.fit.monitor,

@@ -94,7 +94,8 @@ def train(
             by default the configured ones, if the run is saved.
         run: a run to resume, with its own data.
         on_epoch: called after every epoch, and once before the first with number 0.
-        stop: asked before every epoch; True interrupts the training there, to be resumed later.
+        stop: asked before every epoch; True interrupts the training there, to be resumed later.  An `Interrupts`
+            listens to Ctrl-C meanwhile.
         end_early: asked before every epoch; True ends the training there, as if it had run out of patience.
         command: the command line to log; by default that of this process.
 

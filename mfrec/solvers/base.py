@@ -115,8 +115,9 @@ class SolverSpec:
         defaults: the options of every solver, such as "rank", whose defaults differ for this one.
         search_space: the options worth tuning, the solver's own and those of every solver.
         learns: the options of every solver that this one infers from the data, so that they cannot be set.
-        early_stopping: whether training stops when the validation metric no longer improves; solvers without it
-            run all their epochs.
+        early_stopping: whether training stops when the validation metric no longer improves, and restores the best
+            parameters; solvers without it run all their epochs.  Only for solvers that infer a point estimate: a
+            posterior's variances or samples are those of the last epoch.
     """
 
     summary: str

@@ -35,9 +35,13 @@ def test_a_run_s_config_starts_a_run_with_the_same_bits(
     assert again == before.updated(name="second")
 
 
-def test_a_run_s_config_does_not_reuse_its_name(train_run: TrainRun, cli: Cli, tmp_path: Path) -> None:
-    config = train_run(tmp_path, "first") / "config.json"
-    assert answer(cli("train", "--config", config, "--json"))["run"] == str(tmp_path / "tiny-sgd-1")
+def test_a_run_s_config_does_not_reuse_its_place_or_its_device(
+    train_run: TrainRun, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = train_run(tmp_path / "elsewhere", "first", "--device", "cpu") / "config.json"
+    monkeypatch.chdir(tmp_path)
+    assert answer(cli("train", "--config", config, "--json"))["run"] == "runs/tiny-sgd-1"
+    assert json.loads((tmp_path / "runs" / "tiny-sgd-1" / "config.json").read_text())["fit"]["device"] == "auto"
 
 
 def test_the_command_line_overrides_the_config_and_its_solver(train_run: TrainRun, cli: Cli, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import pty
@@ -125,8 +124,7 @@ def test_the_advice_after_an_interrupted_resume_works_as_printed(
 ) -> None:
     run = train_run(tmp_path, "run", solver="gd", epochs=3)
     with monkeypatch.context() as patch:
-        interrupted = contextlib.nullcontext(lambda: True)
-        patch.setattr(interrupts, "finish_epoch_on_interrupt", lambda announce: interrupted)
+        patch.setattr(interrupts.Interrupts, "__call__", lambda self: True)
         output = cli("train", "--resume", run, "--epochs", 6)
     assert output.status == 130
     assert "saved after epoch 3" in output.err

@@ -42,11 +42,10 @@ def work(
     awaited = list(calls)
     for call in set(calls):
         kill_after(call, awaited)
-    from mfrec.experiments.interrupts import finish_epoch_on_interrupt
+    from mfrec.experiments.interrupts import Interrupts
 
     study = Study.open(folder) if config is None else Study.create(config, fixed, trials)
-    with finish_epoch_on_interrupt() as interrupted:
-        result = study.run(stop=interrupted)
+    result = study.run(stop=Interrupts())
     sys.exit(130 if result.state == "interrupted" else 0)
 
 

@@ -19,7 +19,7 @@ from mfrec.errors import InputError, OptionError
 from mfrec.evaluation.metrics import METRICS, evaluate_splits
 from mfrec.experiments import loop, session
 from mfrec.experiments.config import ExperimentConfig
-from mfrec.experiments.interrupts import finish_epoch_on_interrupt
+from mfrec.experiments.interrupts import Interrupts
 from mfrec.experiments.loggers import LOGGERS, Logger
 from mfrec.experiments.loop import Diverged, Epoch
 from mfrec.experiments.run import Run, load_run
@@ -344,15 +344,53 @@ def test_the_first_signal_asks_and_the_second_interrupts() -> None:
 
     announced: list[str] = []
     before = signal.getsignal(signal.SIGINT)
-    with finish_epoch_on_interrupt(lambda: announced.append("finishing")) as interrupted:
-        assert not interrupted()
+    interrupts = Interrupts(lambda: announced.append("finishing"))
+    with interrupts.listening():
+        assert not interrupts()
         signal.raise_signal(signal.SIGTERM)
-        assert interrupted()
+        assert interrupts()
         assert announced == ["finishing"]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
     assert announced == ["finishing"]
+
+
+def test_signals_are_held_back_during_epochs_only(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import signal
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    names = ("training.load_configured", "training.label_splits", "session.Session.finish")
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"mfrec.experiments.{name}", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                train(small_config(tiny, tmp_path), stop=Interrupts())
+    result = train(small_config(tiny, tmp_path), stop=Interrupts(), on_epoch=interrupted)
+    assert result.interrupted
+
+
+def test_a_run_within_its_refit_has_no_model_yet(tiny: Path, tmp_path: Path) -> None:
+    config = small_config(tiny, tmp_path).updated(refit=True)
+    refits: list[Epoch] = []
+    result = train(
+        config, on_epoch=lambda epoch: refits.append(epoch) if epoch.refit else None, stop=lambda: bool(refits)
+    )
+    assert result.interrupted
+    assert result.run is not None
+    with pytest.raises(InputError, match="its refit has not ended; resume it"):
+        load_run(result.run.path)
+    assert train(result.config, run=result.run).metrics is not None
+    assert load_run(result.run.path).model.rank == config.model.rank
+
+
+def test_a_split_of_files_excludes_another_split(tiny: Path, tmp_path: Path) -> None:
+    config = small_config(tiny, tmp_path).updated(test_data="test.csv")
+    for option, value in {"split": "time", "test_fraction": 0.2}.items():
+        with pytest.raises(InputError, match=f"{option} cannot be used with test_data"):
+            train(config.updated(**{option: value}))
 
 
 def test_training_measures_by_the_tables_that_modules_share() -> None:
