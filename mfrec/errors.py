@@ -30,16 +30,22 @@ class OptionError(InputError):
         return type(self), (self.option, self.problem)
 
 
-def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:
+def unknown(kind: str, name: object, choices: Iterable[str], source: str = "") -> InputError:
     """The error, for the caller to raise, for a name that is not in a table; suggests the nearest name that is.
+
+    Args:
+        source: where the name was found, such as "the options of als".
 
     Examples:
         >>> print(unknown("solver", "sdg", ["sgd", "als"]))
         unknown solver 'sdg'; did you mean 'sgd'?
         >>> print(unknown("solver", "lightgbm", ["sgd", "als"]))
         unknown solver 'lightgbm'; choose from sgd, als
+        >>> print(unknown("option", "lrs", ["lr"], "the options of als"))
+        unknown option 'lrs' in the options of als; did you mean 'lr'?
     """
     choices = list(choices)
     near = difflib.get_close_matches(str(name).lower(), choices, n=1)
     suggestion = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
-    return InputError(f"unknown {kind} {str(name)!r}; {suggestion}")
+    place = f" in {source}" if source else ""
+    return InputError(f"unknown {kind} {str(name)!r}{place}; {suggestion}")

@@ -159,7 +159,7 @@ class Recommender:
         allowed = [name for group in groups for name in option_names(type(group))] + ["valid_fraction"]
         for name in self.options:
             if name not in allowed:
-                raise unknown(f"option of {self.solver}", name, [*PARAMETERS, *allowed])
+                raise unknown("option", name, [*PARAMETERS, *allowed], f"the options of {self.solver}")
         # A grid search may try numpy's numbers.
         options = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.options.items()}
         config = config.updated(**{"device": "cpu"} | options | FIXED)

@@ -7,8 +7,8 @@
         lr: Positive = 0.01
         '''Step size α.'''
 
-The type is checked when an option is read from a file or a command line, the range by `check()`.  The string below a
-field is its help on the command line and its documentation in the source.
+`options_from` checks the types, wherever the values come from, and `check()` the ranges.  The string below a field is
+its help on the command line and its documentation in the source.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar
 
 from mfrec.errors import InputError, OptionError, unknown
 
-# What torch can hold: the largest 32-bit integer, and the largest 32-bit float.
+# Upper limits of options: indices are int32 and parameters float32.
 INT_MAX, FLOAT_MAX = 2**31 - 1, 3.4028234663852886e38
 
 
@@ -139,7 +139,7 @@ def options_from(kind: type[T], values: Mapping[str, Any], source: str, default:
         >>> options_from(Steps, {"lrs": 0.5}, "options")
         Traceback (most recent call last):
         ...
-        mfrec.errors.InputError: unknown option in options 'lrs'; did you mean 'lr'?
+        mfrec.errors.InputError: unknown option 'lrs' in options; did you mean 'lr'?
     """
     from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
@@ -147,7 +147,7 @@ def options_from(kind: type[T], values: Mapping[str, Any], source: str, default:
     converted = {}
     for name, value in values.items():
         if name not in hints:
-            raise unknown(f"option in {source}", name, hints)
+            raise unknown("option", name, hints, source)
         converted[name] = _tuples(value)
         try:
             # A bool is an int, and an int is a float.

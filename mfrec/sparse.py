@@ -116,7 +116,7 @@ def csr_pattern(
         rows, cols = rows[order], cols[order]
         repeated = int((key.diff() == 0).sum())
         if repeated:
-            raise InputError(f"{repeated:,} {entries} occur more than once; keep one of each")
+            raise InputError(f"{entries} must be distinct (got {repeated:,} repeats); keep one of each")
     dtype = torch.int32 if max(len(rows), *shape) < 2**31 else torch.int64
     # Copies, so that the caller's later changes of its tensors cannot pass the checks.
     return CSRPattern.from_sorted(rows.to(dtype, copy=True), cols.to(dtype, copy=True), shape), order

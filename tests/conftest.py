@@ -27,6 +27,11 @@ settings.register_profile("mfrec", deadline=None)
 settings.load_profile("mfrec")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the notebooks first: each takes so long that a worker would be alone with the last of them."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(scope="session")
 def odd_ratings() -> Ratings:
     """11 users × 13 items in float64; users 3 and 10 and items 0 and 12 have no rating."""

@@ -12,13 +12,13 @@ import json
 import pkgutil
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from process_examples import run_program
 
 from mfrec.cli.arguments import VERBS, parse
 from mfrec.data.readers import READERS
@@ -223,14 +223,15 @@ EXTENSIONS = [block for block in BLOCKS if block.page == "docs/extending.md" and
 
 
 @pytest.mark.parametrize("block", EXTENSIONS, ids=lambda block: block.content.split("--plugin ")[-1].split()[0])
-def test_the_extensions_run_as_shown(block, folder):
+def test_the_extensions_run_as_shown(block: Block, folder: Path, forkserver: Any) -> None:
     for line in block.content.splitlines():
         arguments = mfrec_arguments(line.removeprefix("$ ")) or []
         if "tune" in arguments:
             pytest.importorskip("optuna")
-        command = [sys.executable, "-m", "mfrec", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
-        assert done.returncode == 0, done.stderr
+        process = forkserver.Process(target=run_program, args=(folder, arguments, folder / "output"))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, (folder / "output").read_text(encoding="utf-8")
     assert (folder / "runs").is_dir()
 
 

@@ -42,3 +42,5 @@ def test_an_unknown_name_gets_the_nearest_choice_or_all_of_them(name, message):
     assert isinstance(error, InputError)
     assert str(error) == message
     assert str(unknown("solver", name, (choice for choice in ("sgd", "als")))) == message
+    head, _, suggestion = message.rpartition("; ")
+    assert str(unknown("solver", name, ["sgd", "als"], "my.json")) == f"{head} in my.json; {suggestion}"

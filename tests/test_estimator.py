@@ -121,12 +121,12 @@ def test_a_metric_is_monitored_and_all_ratings_are_used_with_refit(frame):
 
 @pytest.mark.parametrize(("message", "options"), [
     ("unknown solver 'alss'; did you mean 'als'", {"solver": "alss"}),
-    ("unknown option of als 'rnk'; did you mean 'rank'", {"solver": "als", "rnk": 3}),
+    ("unknown option 'rnk' in the options of als; did you mean 'rank'", {"solver": "als", "rnk": 3}),
     ("l2 cannot be set for vb, which learns it", {"solver": "vb", "l2": 3.0}),
-    ("unknown option of als 'lr'", {"solver": "als", "lr": 0.1}),
-    ("unknown option of als 'run_dir'", {"solver": "als", "run_dir": "runs"}),
-    ("unknown option of als 'test_fraction'", {"solver": "als", "test_fraction": 0.1}),
-    ("unknown option of als 'usr'; did you mean 'user'", {"solver": "als", "usr": "who"}),
+    ("unknown option 'lr' in the options of als", {"solver": "als", "lr": 0.1}),
+    ("unknown option 'run_dir' in the options of als", {"solver": "als", "run_dir": "runs"}),
+    ("unknown option 'test_fraction' in the options of als", {"solver": "als", "test_fraction": 0.1}),
+    ("unknown option 'usr' in the options of als; did you mean 'user'", {"solver": "als", "usr": "who"}),
     ("rank in the options must be int", {"solver": "als", "rank": "many"}),
 ])  # fmt: skip
 def test_unknown_options_are_refused_by_the_constructor(message, options):

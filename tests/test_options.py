@@ -170,7 +170,7 @@ def test_whole_numbers_are_floats_and_lists_are_tuples(values):
     ("name", "suggestion"), [("counts", "did you mean 'count'?"), ("zzz", "choose from count, start, lr")]
 )
 def test_an_unknown_option_is_refused_with_its_source_and_the_nearest_name(name, suggestion):
-    with pytest.raises(InputError, match=re.escape(f"unknown option in config.json '{name}'; {suggestion}")):
+    with pytest.raises(InputError, match=re.escape(f"unknown option '{name}' in config.json; {suggestion}")):
         options_from(AllKinds, {name: 1}, "config.json")
 
 

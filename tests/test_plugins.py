@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Protocol
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -111,8 +112,8 @@ def test_a_name_that_no_module_can_have_is_refused(write_plugin, name):
         import_plugins([name])
 
 
-def test_a_plugin_adds_a_solver_that_trains(write_plugin, monkeypatch):
-    monkeypatch.setattr(SOLVERS, "_specs", dict(SOLVERS._specs))
+@patch.dict(SOLVERS)
+def test_a_plugin_adds_a_solver_that_trains(write_plugin):
     source = """
 from dataclasses import dataclass
 from mfrec.options import Options, Positive

@@ -189,9 +189,9 @@ def test_entries_that_are_sorted_need_no_order():
 def test_repeated_entries_are_counted_and_refused(is_sorted):
     rows, cols = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([1, 1, 0, 0, 0])
     rows, cols = (rows, cols) if is_sorted else (rows.flip(0), cols.flip(0))
-    with pytest.raises(InputError, match=r"^3 entries occur more than once; keep one of each$"):
+    with pytest.raises(InputError, match=r"^entries must be distinct \(got 3 repeats\); keep one of each$"):
         csr_pattern(rows, cols, (2, 2))
-    with pytest.raises(InputError, match=r"^3 \(row, feature\) entries occur more than once"):
+    with pytest.raises(InputError, match=r"^\(row, feature\) entries must be distinct \(got 3 repeats\)"):
         SparseMatrix.from_entries(rows, cols, torch.ones(5), (2, 2), "(row, feature) entries")
 
 

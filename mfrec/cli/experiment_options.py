@@ -1,4 +1,4 @@
-"""The options of the verbs that train: the groups of an `ExperimentConfig`, with a subcommand for each solver."""
+"""The options of train, cv and tune: the groups of an `ExperimentConfig`, with a subcommand for each solver."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from mfrec.experiments.config import (
     ModelConfig,
     ObjectiveConfig,
     RunConfig,
+    config_from,
     learned_option,
 )
 from mfrec.options import Options
-from mfrec.plugins import import_plugins
 from mfrec.solvers.base import SOLVERS
 from mfrec.solvers.registry import DEFAULT_SOLVER
 
@@ -43,7 +43,7 @@ class OutputConfig(RunConfig):
 class ExperimentOptions(Options):
     """Base of the verbs that train: an experiment's options, in the groups of the help."""
 
-    # Options of an experiment that the verb does not have, and why.
+    # Options of an experiment that the verb refuses, and why.
     excluded: ClassVar[Mapping[str, str]] = {}
 
     solver_name: Annotated[str, tyro.conf.Suppress]
@@ -78,18 +78,18 @@ class ExperimentOptions(Options):
         values = read_config(stage.config)
         config = config_from(values, stage.config, solver)
         if "format" in values:
-            # The file of a run: the place and the device of that run are not those of a new one.
+            # The file of a run: a new run gets its own folder and device.
             config = config.updated(name=None, run_dir=RunConfig().run_dir, device=FitConfig().device)
         return config
 
     @classmethod
     def data_options(cls, data: DataConfig) -> DataConfig:
-        """How the verb shows a configuration's options of the data."""
+        """The data options with the defaults of the verb."""
         return data
 
     @classmethod
     def defaults(cls: type[E], config: ExperimentConfig, explicit: Collection[str] = (), command_line: str = "") -> E:
-        """The options that a configuration amounts to; options that the solver or the verb lacks are hidden."""
+        """The options with the values of a configuration; options that the solver or the verb lacks are hidden."""
         hidden = {*SOLVERS[config.solver].learns, *cls.excluded}
         return cls(
             solver_name=config.solver,
@@ -104,7 +104,7 @@ class ExperimentOptions(Options):
         )
 
     def experiment(self) -> ExperimentConfig:
-        """Check the options; returns the configuration that they amount to.
+        """Check the options, and return them as a configuration.
 
         Raises:
             InputError: an option is out of range, or options contradict each other.
@@ -128,18 +128,6 @@ class ExperimentOptions(Options):
     def __call__(self) -> int:
         """Run the verb; returns the exit status."""
         raise NotImplementedError
-
-
-def config_from(values: Mapping[str, Any], source: str, solver: str | None = None) -> ExperimentConfig:
-    """The configuration in a mapping, after the import of its plugins.
-
-    Raises:
-        InputError: a plugin cannot be imported, or `ExperimentConfig.from_dict` refuses the values.
-    """
-    run = values.get("run")
-    plugins = run.get("plugin") if isinstance(run, Mapping) else None
-    import_plugins([name for name in plugins if isinstance(name, str)] if isinstance(plugins, list) else [])
-    return ExperimentConfig.from_dict(values, source, solver)
 
 
 def refuse_excluded(kind: type[ExperimentOptions], solver: str, explicit: Collection[str]) -> None:

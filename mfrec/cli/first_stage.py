@@ -1,4 +1,4 @@
-"""The options that decide which other options there are, found before the command line is parsed as a whole."""
+"""--plugin, --config and --resume: parsed before all other options, because they add solvers and set defaults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FirstStage:
 
 
 def first_stage(arguments: Sequence[str]) -> FirstStage:
-    """Find --plugin, --config and --resume among other options; values that are missing are tyro's to report."""
+    """Find --plugin, --config and --resume among other options; tyro reports missing values later."""
     options, _ = _first_parser().parse_known_args(arguments)
     return FirstStage(tuple(filter(None, options.plugin)), options.config, options.resume)
 
@@ -48,7 +48,7 @@ def solver_and_options(arguments: Sequence[str]) -> tuple[str | None, list[str]]
 
 
 def explicit_options(arguments: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the options with these names that are on the command line, with their default value or another."""
+    """The options with these names that are on the command line, whether or not they have their default value."""
     parser = _parser()
     for name in names:
         flag = name.replace("_", "-")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def epoch_progress(solver: str, monitor: Monitor, *, quiet: bool = False) -> Iterator[Callable[[Epoch], None]]:
-    """A line on stderr that follows a training: epoch, metric, cost, ratings per second, time left at most.
+    """A line on stderr that follows the training: epoch, metric, cost, ratings per second, time left at most.
 
     Silent if stderr is not a terminal.
 

@@ -1,4 +1,4 @@
-"""`mfrec train`: a training, its progress, and its results."""
+"""`mfrec train`: train a model, show progress, print results."""
 
 from __future__ import annotations
 

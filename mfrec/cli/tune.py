@@ -30,7 +30,7 @@ SHOWN = 10
 class Tune(ExperimentOptions):
     """Tune a solver: compare trials on the validation split, train again with the best options, and test once."""
 
-    excluded: ClassVar = {"refit": "has no effect on tune, which always refits with the best options"}
+    excluded: ClassVar = {"refit": "cannot be used with tune, which always refits with the best options; leave it out"}
 
     trials: Annotated[int | None, Range(1, INT_MAX), tyro.conf.arg(metavar="N")] = None
     """Number of trials in total, including those before --resume; 20 by default.  The first has the default options."""

@@ -65,7 +65,7 @@ class Ratings:
                 f"users, items and values must have equal lengths (got {len(users)}, {len(items)}, {len(values)})"
             )
         if timestamps is not None and len(timestamps) != len(values):
-            raise InputError(f"timestamps must be one for each of {len(values)} ratings (got {len(timestamps)})")
+            raise InputError(f"timestamps must have one value per rating: {len(values)} (got {len(timestamps)})")
         if weights is not None:
             weights = _checked_weights(torch.as_tensor(weights).to(values.dtype), len(values))
         shape = _n_indices("user", users, n_users), _n_indices("item", items, n_items)
@@ -192,7 +192,7 @@ class Ratings:
 
 def _checked_weights(weights: Tensor, n_ratings: int) -> Tensor:
     if len(weights) != n_ratings:
-        raise InputError(f"weights must be one for each of {n_ratings} ratings (got {len(weights)})")
+        raise InputError(f"weights must have one value per rating: {n_ratings} (got {len(weights)})")
     wrong = weights[~((weights > 0) & torch.isfinite(weights))]
     if len(wrong):
         raise InputError(f"weights must be positive and finite (got {float(wrong[0]):g}); leave out such ratings")

@@ -26,9 +26,9 @@ def column_features(column: pd.Series, n_bins: int = BINS, like: pd.Series | Non
     """Features from a column of a user or item table, by its type.
 
         texts            one feature for each text (one-hot)
-        tuples of texts  one feature for each text, 1/√n at each of a row's n texts
-        numbers          one feature for each number (one-hot); for more than n_bins numbers, one for each of n_bins
-                         intervals with about equally many rows
+        tuples of texts  one feature for each text, 1/√n at each of a row's n texts (multi-hot)
+        numbers          one feature for each number (one-hot); more than n_bins numbers are binned: one
+                         feature for each of n_bins intervals with about equally many rows
 
     A row with a missing value has no feature.
 
@@ -156,7 +156,8 @@ def _column(dataset: Dataset, entity: str, column: str) -> pd.Series:
     kind = entity.removesuffix("s")
     if not len(table.columns):
         raise InputError(f"{dataset.name} has no {kind} table, so no column {column!r}; leave it out")
-    raise unknown(f"column of the {kind} table", column, [str(name) for name in table.columns if name != "title"])
+    names = [str(name) for name in table.columns if name != "title"]
+    raise unknown("column", column, names, f"the {kind} table")
 
 
 def _or_missing(table: pd.DataFrame, column: str) -> pd.Series:

@@ -69,8 +69,8 @@ METRICS: dict[str, Metric] = {"rmse": Metric("RMSE", rmse), "mae": Metric("MAE",
 def evaluate(model: MatrixFactorization, ratings: Ratings, objective: Objective) -> dict[str, float]:
     """Every metric of `METRICS`, and "cost", of a model on these ratings.
 
-    Metrics are of predictions clipped to the rating range; the cost, which training lowers, is of unclipped ones.  For
-    held-out ratings, whose cost has no penalty, pass `Objective(l2=0, loss=…)`.
+    Metrics use predictions clipped to the rating range; the cost uses unclipped predictions.  For held-out ratings,
+    whose cost has no penalty, pass `Objective(l2=0, loss=…)`.
     """
     dots = sddmm(ratings.pattern, *model.augmented_factors())
     losses, _ = objective.losses(dots, model.targets(ratings), ratings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,11 +9,12 @@ import torch
 
 from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError, unknown
-from mfrec.evaluation.metrics import METRICS
+from mfrec.evaluation.metrics import METRICS, evaluate_splits
 from mfrec.evaluation.ranking import require_relevant
 from mfrec.evaluation.ranking_metrics import RANKING_METRICS, ranking_metrics, relevance_threshold
 from mfrec.inference.top_k import top_k
 from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,12 @@ class Monitor:
         label: the metric in tables and charts, such as "RMSE" or "NDCG@10".
         higher_is_better: whether a higher value is better.
         format: the format specification of values in tables.
-        needs_ranking: whether `value` ranks all items for each user, which takes far longer than an error metric.
     """
 
     name: str
     label: str
     higher_is_better: bool
     format: str
-    needs_ranking: bool = False
-
-    @property
-    def worst(self) -> float:
-        """The value before anything is measured: any other is better."""
-        return -math.inf if self.higher_is_better else math.inf
 
     def is_better(self, value: float, best: float) -> bool:
         """Whether a value improves on the best so far; NaN never does."""
@@ -116,6 +109,23 @@ def monitor(name: str) -> Monitor:
         if n < 1:
             raise InputError(f"the lists of {ranking}@N must have at least 1 item (got {name})")
         label = f"{RANKING_METRICS[ranking].label}@{n}"
-        return RankingMonitor(f"{ranking}@{n}", label, True, ".4f", True, ranking, n)
+        return RankingMonitor(f"{ranking}@{n}", label, True, ".4f", ranking, n)
     n_shown = length if is_number else "10"
     raise unknown("metric to monitor", name, [*METRICS, *(f"{ranking}@{n_shown}" for ranking in RANKING_METRICS)])
+
+
+def evaluate_monitored(
+    model: MatrixFactorization, objective: Objective, splits: Mapping[str, Ratings], train: Ratings, monitored: Monitor
+) -> dict[str, dict[str, float]]:
+    """`evaluate_splits`, with the monitored metric of the split "valid" if there is one.
+
+    Args:
+        train: the training ratings, see `Monitor.value`.
+
+    Raises:
+        InputError: the monitored metric cannot be computed.
+    """
+    measured = evaluate_splits(model, objective, splits)
+    if "valid" in measured and monitored.name not in measured["valid"]:
+        measured["valid"][monitored.name] = monitored.value(model, train, splits["valid"], measured["valid"])
+    return measured

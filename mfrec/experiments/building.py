@@ -1,4 +1,4 @@
-"""The parts of an experiment, built from its configuration in one place: objective, model, solver and posterior.
+"""The components of an experiment, built from its configuration in one place: objective, model, solver and posterior.
 
 Training, resuming and loading a run all build them here.
 """

@@ -73,10 +73,10 @@ def difference(first: Run, second: Run) -> pd.DataFrame:
     Raises:
         InputError: a file of a run is damaged.
     """
-    sides = [_options_and_figures(run) for run in (first, second)]
-    names = [name for name in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(name) != sides[1].get(name)]
+    entries = [_options_and_figures(run) for run in (first, second)]
+    names = [name for name in entries[0] | entries[1] if entries[0].get(name) != entries[1].get(name)]
     titles = [run.path.name if first.path.name != second.path.name else str(run.path) for run in (first, second)]
-    values = {title: [side.get(name) for name in names] for title, side in zip(titles, sides, strict=True)}
+    values = {title: [run.get(name) for name in names] for title, run in zip(titles, entries, strict=True)}
     return pd.DataFrame({"what": names} | values, dtype=object)
 
 

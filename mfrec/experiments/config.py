@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from mfrec.errors import InputError, OptionError, unknown
 from mfrec.options import Count, CountOrZero, Fraction, NonNegative, Options, Range, options_from
+from mfrec.plugins import import_plugins
 from mfrec.solvers.registry import DEFAULT_SOLVER, SOLVERS
 
 EMBEDDED_DATA = "ml-latest-small"
@@ -118,7 +119,7 @@ class RunConfig(Options):
     """A Python module to import first: it may add solvers, losses, metrics, readers or loggers."""
 
 
-# Options that do not affect results.
+# Options left out of the hyperparameters: how data is read, where results go, and the device.
 NON_HYPERPARAMETERS = frozenset(
     {"run_dir", "name", "log_every", "loggers", "plugin", "device", "columns", "rating_range", "duplicates"}
 )
@@ -184,7 +185,7 @@ class ExperimentConfig:
         for name, value in options.items():
             group = next((key for key, values in groups.items() if hasattr(values, name)), None)
             if group is None:
-                raise unknown(f"option of {self.solver}", name, self.flat())
+                raise unknown("option", name, self.flat(), f"the options of {self.solver}")
             groups[group] = options_from(type(groups[group]), {name: value}, "the options", groups[group])
         return dataclasses.replace(self, **groups)
 
@@ -198,7 +199,7 @@ class ExperimentConfig:
         return {name: value for _, group in self.groups() for name, value in vars(group).items()}
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The solver, and by name all options that affect results."""
+        """The solver and all options by name, except `NON_HYPERPARAMETERS`."""
         return {"solver": self.solver} | {k: v for k, v in self.flat().items() if k not in NON_HYPERPARAMETERS}
 
     def check(self) -> None:
@@ -217,7 +218,7 @@ class ExperimentConfig:
                 if getattr(data, name) != getattr(DataConfig(), name):
                     raise OptionError(name, "cannot be used with test_data, which is the split; leave one of them out")
         if fit.refit and not SOLVERS[self.solver].early_stopping:
-            raise OptionError("refit", f"has no effect on {self.solver}, which runs all its epochs")
+            raise OptionError("refit", f"cannot be used with {self.solver}, which runs all its epochs; leave it out")
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as nested dicts for JSON, the inverse of `from_dict`."""
@@ -238,7 +239,7 @@ class ExperimentConfig:
         """
         named = values.get("solver", DEFAULT_SOLVER)
         if solver is None and not (isinstance(named, str) and named in SOLVERS):
-            raise unknown(f"solver in {source}", named, SOLVERS)
+            raise unknown("solver", named, SOLVERS, source)
         name = named if solver is None else solver
         config = cls.create(name)
         groups: dict[str, Any] = dict(config.groups())
@@ -246,13 +247,29 @@ class ExperimentConfig:
             if key in ("solver", "format", "checksum") or (key == "options" and name != named):
                 continue
             if key not in groups:
-                raise unknown(f"group of options in {source}", key, groups)
+                raise unknown("group of options", key, groups, source)
             if not isinstance(group, Mapping):
                 raise InputError(f"{key} in {source} must be an object of options (got {group!r})")
             learned = SOLVERS[name].learns if name != named else frozenset()
             kept = {option: value for option, value in group.items() if option not in learned}
             groups[key] = options_from(type(groups[key]), kept, source, groups[key])
         return dataclasses.replace(config, **groups)
+
+
+def config_from(values: Mapping[str, Any], source: str, solver: str | None = None) -> ExperimentConfig:
+    """The configuration in nested dicts, after the import of its plugins.
+
+    Args:
+        source, solver: see `ExperimentConfig.from_dict`.
+
+    Raises:
+        InputError: a plugin cannot be imported, or `ExperimentConfig.from_dict` refuses the values.
+    """
+    run = values.get("run")
+    plugins = run.get("plugin") if isinstance(run, Mapping) else None
+    if isinstance(plugins, list):  # `from_dict` refuses other types
+        import_plugins([name for name in plugins if isinstance(name, str)], f"{source} needs the")
+    return ExperimentConfig.from_dict(values, source, solver)
 
 
 def learned_option(solver: str, option: str) -> InputError:

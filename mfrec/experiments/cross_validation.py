@@ -1,4 +1,4 @@
-"""Cross-validation: a training for each fold, each with a run of its own."""
+"""Cross-validation: one model for each fold, each in its own run folder."""
 
 from __future__ import annotations
 

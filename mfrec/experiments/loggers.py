@@ -1,4 +1,4 @@
-"""Loggers: where a training sends its curves, texts and figures.
+"""Loggers: where training sends its curves, texts and figures.
 
 A logger for another tracker overrides what it needs, here or in a plugin:
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError, OptionError
-from mfrec.evaluation.metrics import evaluate_splits
-from mfrec.evaluation.monitors import Monitor, monitor
+from mfrec.evaluation.monitors import Monitor, evaluate_monitored, monitor
 from mfrec.experiments.loggers import Logger
 from mfrec.solvers.base import Solver
 
-# A cost this many times the lowest so far is not the solver's noise, unless the fit is almost perfect: below
-# ALMOST_PERFECT times EXPLODED · ½ Σ y².
+# Training has diverged if its cost exceeds both EXPLODED times the lowest cost so far, and
+# ALMOST_PERFECT · EXPLODED · ½ Σ y².  The second bound lets an almost perfect fit fluctuate.
 EXPLODED, ALMOST_PERFECT = 10.0, 0.01
 # Seconds between checkpoints, or this many times the seconds that one takes: the work that a kill can lose.
 SAVE_SECONDS, SAVE_SHARE = 2.0, 50.0
@@ -75,6 +74,11 @@ class Epoch:
     refit: bool = False
 
 
+def never() -> bool:
+    """The default of `stop`: training is not interrupted."""
+    return False
+
+
 def fit(
     solver: Solver,
     validation: Ratings | None = None,
@@ -87,7 +91,7 @@ def fit(
     on_epoch: Callable[[Epoch], object] | None = None,
     save: Callable[[dict[str, Any]], object] | None = None,
     progress: Progress | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
 ) -> Progress:
     """Run the solver for `epochs`, or until the validation metric has not improved for `patience` epochs.
 
@@ -234,32 +238,37 @@ class _Loop:
         if not names:
             return {}
         model = self.solver.inference().mean_model()
-        measured = evaluate_splits(model, self.solver.objective, {name: self.splits[name] for name in names})
-        if "valid" in measured and self.monitor.name not in measured["valid"]:
-            train, valid = self.splits["train"], self.splits["valid"]
-            measured["valid"][self.monitor.name] = self.monitor.value(model, train, valid, measured["valid"])
-        return measured
+        splits = {name: self.splits[name] for name in names}
+        return evaluate_monitored(model, self.solver.objective, splits, self.splits["train"], self.monitor)
 
     def _note_if_best(self, value: float) -> None:
         best = self.progress.best_value
-        if math.isnan(value):
-            return
-        if best is None or (value > best if self.monitor.higher_is_better else value < best):
+        if not math.isnan(value) and (best is None or self.monitor.is_better(value, best)):
             self.progress.best_value, self.progress.best_epoch = value, self.progress.epoch
             self.progress.best_model = {key: kept.clone() for key, kept in self.solver.model.state_dict().items()}
 
     def _check_cost(self, measured: Mapping[str, Mapping[str, float]], result: Epoch) -> None:
         """Raise Diverged if a cost is not finite, or exploded; the training cost shows it first."""
-        lr = result.solver.get("lr")
-        advice = f"lr {lr:g} is too large; try {lr / 4:.2g}" if lr is not None else "the solver diverged"
         for name, values in measured.items():
             cost, lowest, ceiling = values["cost"], self.progress.lowest_cost, self.ceilings[name]
             if name == "train":
                 ceiling = max(EXPLODED * lowest, ALMOST_PERFECT * ceiling)
                 self.progress.lowest_cost = min(lowest, cost)
             if not math.isfinite(cost) or cost > ceiling:
+                if name == "train" and result.number == 0:
+                    raise Diverged(
+                        f"the training cost must be finite (got {cost:.4g}); lower l2, or scale the ratings down"
+                    )
                 change = f"training cost went from {lowest:.4g} to" if name == "train" else "validation cost became"
-                raise Diverged(f"the {change} {cost:.4g} in epoch {result.number}: {advice}")
+                raise Diverged(f"the {change} {cost:.4g} in epoch {result.number}: {self._advice(result)}")
+
+    def _advice(self, result: Epoch) -> str:
+        """How to avoid divergence."""
+        lr, spec = result.solver.get("lr"), self.solver.spec
+        if lr is not None:
+            return f"lr {lr:g} is too large; try {lr / 4:.2g}"
+        can_set_l2 = spec is None or "l2" not in spec.learns
+        return "raise l2, or choose another solver" if can_set_l2 else "choose another solver"
 
     def _log(self, result: Epoch) -> None:
         if not self.loggers:

@@ -6,7 +6,7 @@
               metrics.json      the final figures; exists once the training has ended
               …                 what loggers write
 
-The first four are written atomically and carry a checksum (see `checksums`).  Runs may lie deeper, in the folder of
+The first four are written atomically and carry a checksum (see `files`).  Runs may lie deeper, in the folder of
 a study or of a cross-validation.
 """
 
@@ -25,16 +25,15 @@ from mfrec.data.dataset import Dataset
 from mfrec.data.splits import TRAIN
 from mfrec.errors import InputError, OptionError
 from mfrec.experiments.building import build_trained_model, refit_labels, restore_posterior
-from mfrec.experiments.checksums import read_json, read_tensors, write_json, write_tensors
-from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.config import ExperimentConfig, config_from
+from mfrec.experiments.files import read_json, read_tensors, write_json, write_tensors
 from mfrec.experiments.loop import Progress
 from mfrec.inference.trained_model import TrainedModel
-from mfrec.plugins import import_plugins
 from mfrec.solvers.base import Solver
 
 FORMAT = 5
 CONFIG, DATASET, CHECKPOINT, METRICS_FILE = "config.json", "dataset.pt", "checkpoint.pt", "metrics.json"
-# What torch, the model and the solver raise for a state that is not theirs.
+# The errors of torch, the model and the solver if a state does not fit them.
 MISFITS = (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
@@ -91,7 +90,7 @@ class Run:
         Raises:
             InputError: the file is damaged, a plugin is missing, or an option is unknown.
         """
-        return saved_config(read_json(self.path / CONFIG, FORMAT), self.path)
+        return config_from(read_json(self.path / CONFIG, FORMAT), str(self.path))
 
     def write_config(self, config: ExperimentConfig) -> None:
         """Write the configuration, with the version of the format; this makes the folder a run."""
@@ -148,7 +147,7 @@ class Run:
             InputError: there is none yet, or the file is damaged.
         """
         if not self.has_checkpoint():
-            raise InputError(f"{self.path} has no checkpoint: its training ended before the first; train again")
+            raise InputError(f"{self.path} has no {CHECKPOINT}: training stopped before it saved one; train again")
         state = read_tensors(self.path / CHECKPOINT)
         for key in ("model", "solver", "posterior", "progress", "first_fit"):
             if key not in state:
@@ -200,19 +199,6 @@ class Run:
     def _misfit(self, name: str, error: Exception) -> InputError:
         reason = " ".join(str(error).split())
         return InputError(f"{self.path / name} does not fit its run ({reason}); restore it from a copy, or train again")
-
-
-def saved_config(values: Mapping[str, Any], folder: Path) -> ExperimentConfig:
-    """The configuration saved in a folder, from its nested dicts; imports its plugins first.
-
-    Raises:
-        InputError: a plugin is missing, or an option is unknown.
-    """
-    options = values.get("run")
-    plugins = options.get("plugin") if isinstance(options, Mapping) else None
-    if isinstance(plugins, list):  # anything else is refused below
-        import_plugins(map(str, plugins), f"{folder} was made with the")
-    return ExperimentConfig.from_dict(values, str(folder))
 
 
 def load_run(path: str | Path, device: torch.device | str = "cpu") -> TrainedModel:

@@ -1,4 +1,4 @@
-"""A training under way: a solver on its data, its progress, its run folder, and its loggers."""
+"""One call of `train`: the solver, its data, its progress, its run folder and its loggers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mfrec.data.dataset import Dataset
 from mfrec.data.ratings import Ratings
 from mfrec.data.splits import SPLIT_NAMES, split_by_labels
 from mfrec.errors import OptionError
-from mfrec.evaluation.metrics import evaluate_splits, with_coverage
-from mfrec.evaluation.monitors import monitor
+from mfrec.evaluation.metrics import with_coverage
+from mfrec.evaluation.monitors import evaluate_monitored, monitor
 from mfrec.experiments.building import build_solver, choose_device, refit_labels
 from mfrec.experiments.config import ExperimentConfig
 from mfrec.experiments.interrupts import Interrupts
 from mfrec.experiments.loggers import Logger, open_loggers
-from mfrec.experiments.loop import Epoch, Progress, fit, out_of_patience
+from mfrec.experiments.loop import Epoch, Progress, fit, never, out_of_patience
 from mfrec.experiments.resuming import MAY_CHANGE, require_work, with_changes
 from mfrec.experiments.run import Run
 from mfrec.experiments.run_log import log_results, log_settings
@@ -32,7 +32,7 @@ OpenLoggers = Callable[[Path, int | None], Sequence[Logger]]
 
 
 class Session:
-    """A training under way: a solver on its data, its progress, and its run.
+    """One call of `train`: a solver on its data, its progress, and its run.
 
     Args:
         split_labels: as drawn, before a refit.
@@ -74,13 +74,13 @@ class Session:
         state, before = run.checkpoint(), run.config()
         first_fit = state["first_fit"]
         config = with_changes(run, before, config, MAY_CHANGE - ({"epochs", "patience"} if first_fit else set()))
-        training = cls(config, *run.dataset(), run, first_fit)
-        training.progress = run.restore(training.solver, state)
+        session = cls(config, *run.dataset(), run, first_fit)
+        session.progress = run.restore(session.solver, state)
         # A run killed between its last epoch and its metrics has only these left to do.
         if run.has_metrics():
-            require_work(run, config, training.progress, first_fit)
-        training.resumed_at = training.progress.epoch if first_fit is None else first_fit["epoch"]
-        return training
+            require_work(run, config, session.progress, first_fit)
+        session.resumed_at = session.progress.epoch if first_fit is None else first_fit["epoch"]
+        return session
 
     def create_run(self) -> None:
         """Create the run folder if one is configured; of a resumed run, update its options."""
@@ -144,7 +144,7 @@ class Session:
             self._build(first_fit)
         epochs = first_fit["best_epoch"] or first_fit["epoch"]
         report = None if on_epoch is None else lambda epoch: on_epoch(dataclasses.replace(epoch, refit=True))
-        return self._run_epochs(epochs, None, (), report, stop, _never)
+        return self._run_epochs(epochs, None, (), report, stop, never)
 
     def _run_epochs(
         self,
@@ -191,11 +191,8 @@ class Session:
         splits = {name: self.splits[name] for name in names}
         posterior, monitored = self.solver.inference(), monitor(self.config.fit.monitor)
         model = posterior.mean_model()
-        measured = with_coverage(evaluate_splits(model, self.solver.objective, splits), splits, posterior)
-        if "valid" in measured and monitored.name not in measured["valid"]:
-            value = monitored.value(model, self.splits["train"], splits["valid"], measured["valid"])
-            measured["valid"][monitored.name] = value
-        return measured
+        measured = evaluate_monitored(model, self.solver.objective, splits, self.splits["train"], monitored)
+        return with_coverage(measured, splits, posterior)
 
     def finish(self, loggers: Sequence[Logger]) -> dict[str, Any]:
         """Evaluate the trained model, write its metrics, and log them."""
@@ -230,7 +227,3 @@ class Session:
 def active_loggers(config: ExperimentConfig) -> list[str]:
     """The names of the configured loggers; without TensorBoard if log_every is 0."""
     return [name for name in config.run.loggers if name != "tensorboard" or config.run.log_every]
-
-
-def _never() -> bool:
-    return False

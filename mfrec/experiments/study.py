@@ -2,7 +2,7 @@
 
 A study is a folder: study.db, where Optuna keeps the trials and their values; a run folder for each trial; and the
 run of the best.  Any number of processes may work on it at once, and each may be killed at any moment: the next
-process finds the trials that no one works on any more, and resumes them from their checkpoints.  However often it was
+process finds the abandoned trials, and resumes them from their checkpoints.  However often it was
 killed, a study ends with the same trials and the same figures.
 """
 
@@ -72,8 +72,11 @@ def search_space(solver: str, fixed: Collection[str] = ()) -> dict[str, SearchRa
     ranges = SOLVERS[solver].search_space
     searched = {name: limits for name, limits in ranges.items() if name not in fixed}
     if not searched:
-        advice = f"leave one of {', '.join(ranges)} open" if ranges else "declare a search_space in its specification"
-        raise InputError(f"there is nothing to tune for {solver}; {advice}")
+        if not ranges:
+            raise InputError(f"{solver} has no options to tune; declare a search_space in its SolverSpec")
+        raise InputError(
+            f"every option that tune can search for {solver} is fixed; leave out one of {', '.join(ranges)}"
+        )
     return searched
 
 
@@ -130,7 +133,7 @@ class Study:
         check_loggers(config.run.loggers)
         monitored, searched = monitor(config.fit.monitor), search_space(config.solver, fixed)
         if config.run.run_dir is None:
-            raise OptionError("run_dir", "must be a folder: a study is saved")
+            raise OptionError("run_dir", "must be a folder to save the study in (got None)")
         _require_trials(trials)
         data = StudyData(config, dataset)
         data.require_validation()

@@ -13,8 +13,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from mfrec.errors import InputError
-from mfrec.experiments.config import ExperimentConfig
-from mfrec.experiments.run import saved_config
+from mfrec.experiments.config import ExperimentConfig, config_from
 from mfrec.solvers.base import SearchRange
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class StudyStorage:
         if "trials" not in settings:
             raise InputError(f"{self.folder} was stopped before its first trial; delete it, and start a new study")
         search_space = {name: SearchRange(*limits) for name, limits in settings["search_space"].items()}
-        return saved_config(settings["config"], self.folder), search_space
+        return config_from(settings["config"], str(self.folder)), search_space
 
     @property
     def n_trials(self) -> int:

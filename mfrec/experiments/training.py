@@ -17,7 +17,7 @@ from mfrec.evaluation.monitors import monitor
 from mfrec.experiments.building import build_trained_model
 from mfrec.experiments.config import EMBEDDED_DATA, ExperimentConfig
 from mfrec.experiments.loggers import Logger, check_loggers
-from mfrec.experiments.loop import Diverged, Epoch, Progress
+from mfrec.experiments.loop import Diverged, Epoch, Progress, never
 from mfrec.experiments.run import Run
 from mfrec.experiments.session import OpenLoggers, Session
 from mfrec.inference.trained_model import TrainedModel
@@ -82,10 +82,10 @@ def train(
 
     A resumed run ends with the same bits as one that was never stopped.  Its configuration may differ in `MAY_CHANGE`.
 
-    With `refit`, a second training follows on the training and validation ratings together, from the same seed, for
-    the best number of epochs of the first.  The run's model is then the second one, and so are its training and test
-    metrics; its validation metrics are the first's.  A checkpoint of the second training has the first one's results
-    as "first_fit", so that a run killed in either resumes there.  Curves are the first training's.
+    With `refit`, training runs a second time on the training and validation ratings, from the same seed, for the best
+    number of epochs.  The saved model, the training metrics and the test metrics are those of the second training.
+    The curves and the validation metrics are those of the first.  The checkpoint keeps the first results as
+    "first_fit", so that either training can be resumed.
 
     Args:
         dataset: the data, instead of loading the configured data; it is split by its own `split_labels`, if any.  A
@@ -126,7 +126,7 @@ def train(
     try:
         session.create_run()
         with session.logging(loggers, command) as opened:
-            ended = session.fit(opened, on_epoch, stop or _never, end_early or _never)
+            ended = session.fit(opened, on_epoch, stop or never, end_early or never)
             metrics = session.finish(opened) if ended else None
     except InputError as error:
         if run is None or isinstance(error, Diverged):
@@ -174,7 +174,3 @@ def load_configured(config: ExperimentConfig) -> Dataset:
         test_data=options.test_data,
         valid_data=options.valid_data,
     )
-
-
-def _never() -> bool:
-    return False

@@ -48,7 +48,7 @@ class TrialResult:
 
 
 class TrialTraining:
-    """The training of a trial that this process holds.
+    """Trains a trial that this process has claimed.
 
     Args:
         config: the configuration that all trials have in common.

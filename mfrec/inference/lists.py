@@ -42,7 +42,8 @@ def recommend(
 
     Args:
         user: the user's id; not needed if there is only one user, such as one folded in.
-        candidates: (n_items,) bool, as `candidate_items` returns it; by default items with 5 ratings.
+        candidates: (n_items,) bool, as `candidate_items` returns it; by default items with at least
+            `MIN_RATINGS` ratings, of any split.
         explore: "none" ranks by prediction, "upper" by the 95 % quantile of the expected rating, and "thompson" by one
             draw of it.
         reasons: add a column "because", a list of at most this many `Reason`s for each item: the user's own ratings
@@ -61,7 +62,8 @@ def recommend(
     candidates = trained.item_counts >= MIN_RATINGS if candidates is None else candidates
     if not bool(trained.users_with_evidence[index]):
         frame = recommended_items(trained.dataset, popularity_model(trained), index, n, candidates=candidates)
-        frame.attrs["ranked by"] = f"mean rating, damped by {trained.damping:g} ratings (user has no ratings)"
+        reason = "user has no training ratings and no features"
+        frame.attrs["ranked by"] = f"mean rating, damped by {trained.damping:g} ratings ({reason})"
         if reasons:
             frame["because"] = pd.Series([[] for _ in range(len(frame))], dtype=object)
         return frame

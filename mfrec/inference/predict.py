@@ -17,8 +17,7 @@ from torch import Tensor
 
 from mfrec.data.frames import require_columns
 from mfrec.data.ids import indices_of
-from mfrec.errors import InputError
-from mfrec.errors import unknown as unknown_name
+from mfrec.errors import InputError, OptionError
 from mfrec.inference.cold_start import unknown_row
 from mfrec.model.entity import ENTITY_NAMES, ITEM, USER
 
@@ -43,7 +42,7 @@ def predict_frame(
         InputError: a column is missing or exists already, an id is missing, or an id is unknown and may not be.
     """
     if unknown not in ("mean", "error"):
-        raise unknown_name("way to treat unknown ids", unknown, ("mean", "error"))
+        raise OptionError("unknown", f"must be 'mean' or 'error' (got {unknown!r})")
     if not isinstance(pairs, pd.DataFrame):
         raise InputError(f"pairs must be a DataFrame with columns {user} and {item} (got {type(pairs).__name__})")
     require_columns("pairs", pairs, ids=(user, item))

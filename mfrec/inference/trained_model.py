@@ -18,7 +18,7 @@ from mfrec.data.new_rows import new_items, new_users
 from mfrec.data.ratings import Ratings
 from mfrec.data.side_information import entity_features
 from mfrec.data.splits import TRAIN
-from mfrec.errors import InputError
+from mfrec.errors import OptionError
 from mfrec.inference.cold_start import users_with_evidence
 from mfrec.inference.fold_in import fold_in_items, fold_in_users
 from mfrec.inference.lists import recommend, recommend_blocks, similar_blocks
@@ -42,7 +42,7 @@ class TrainedModel:
         split_labels: (n_ratings,) TRAIN, VALID or TEST for each rating of the dataset.
         implicit, user_features, item_features: the features it was trained with, as `dataset_features` takes them.
         damping: the number of ratings at the global mean that items' means are damped by.
-        source: the trained model that rows were folded into, if any.
+        source: the model as it was trained, if rows were folded into it.
         folded: USER or ITEM, which rows were folded in, if any.
     """
 
@@ -69,7 +69,7 @@ class TrainedModel:
     @property
     def origin(self) -> TrainedModel:
         """The model as it was trained, before rows were folded in."""
-        return self if self.source is None else self.source.origin
+        return self if self.source is None else self.source
 
     @cached_property
     def train(self) -> Ratings:
@@ -83,7 +83,7 @@ class TrainedModel:
 
     @property
     def item_counts(self) -> Tensor:
-        """(n_items,) the number of ratings of each item, without those of users who were folded in; on the CPU."""
+        """(n_items,) the number of ratings of each item in all splits, without those of folded-in users; on the CPU."""
         return (self if self.folded == ITEM else self.origin).dataset.ratings.item_counts.cpu()
 
     @cached_property
@@ -100,7 +100,9 @@ class TrainedModel:
         if user is not None:
             return self.dataset.user_index(user)
         if len(self.dataset.user_ids) != 1:
-            raise InputError(f"user is needed: the model has {len(self.dataset.user_ids):,} users")
+            ids = self.dataset.user_ids
+            examples = ", ".join(map(str, ids[:2]))
+            raise OptionError("user", f"must be the id of one of {len(ids):,} users, e.g. {examples} (got None)")
         return 0
 
     @torch.no_grad()

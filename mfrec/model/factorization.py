@@ -1,4 +1,4 @@
-"""The model: embedding tables of users and items, whose dot products are the predicted ratings.
+"""The model: embeddings of users and items, whose dot products predict the ratings.
 
     ŷ(i, j) = θ_j · x_i + b_j + b_i + μ_i
 
@@ -49,7 +49,8 @@ class MatrixFactorization(nn.Module):
         biases: whether users and items have a bias.
         offset: () or (n_items,) added to every prediction; see `centring_offset`.
         rating_range: lowest and highest possible rating, for `predict(clip=True)`.
-        user_features, item_features: blocks of features by name; each gets weights of its own, initially 0.
+        user_features, item_features: blocks of features by name; their weights start at 0, or like factors for items
+            without ids.
         item_ids: whether items have factors and a bias of their own; without it, items are represented by their
             features only.
         nonnegative: whether factors and feature weights, but not biases, are kept at 0 or above.
@@ -112,8 +113,8 @@ class MatrixFactorization(nn.Module):
     ) -> MatrixFactorization:
         """A model with the size, type and device of the ratings, centred by them.
 
-        Users and items without ratings start at zero factors, where the minimum of the cost has them.  They are
-        predicted by the offset, the partner's bias and their features.
+        Users and items without ratings start at zero factors, which minimize their cost.  They are predicted by the
+        offset, the partner's bias and their features.
 
         Args:
             offset, damping: what centring subtracts; kind and damping of `centring_offset`.

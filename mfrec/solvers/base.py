@@ -6,7 +6,7 @@ Nothing here imports torch, so that the command line can list solvers and their 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -82,7 +82,7 @@ class Solver:
         raise NotImplementedError
 
     def inference(self) -> Posterior:
-        """What the solver inferred so far: a point estimate, unless a subclass knows more."""
+        """What the solver inferred so far: a point estimate, unless a subclass overrides this."""
         from mfrec.posteriors.point_estimate import PointEstimate
 
         return PointEstimate(self.model, self.objective)
@@ -184,39 +184,15 @@ def unsupported(solver: str, capability: Capability) -> InputError:
     return InputError(f"{solver} does not support {CAPABILITIES[capability]}; use {', '.join(alternatives)}")
 
 
-class SolverTable(MutableMapping[str, SolverSpec]):
-    """The solvers by name; looking up an unknown name raises `InputError` with a suggestion."""
+class SolverTable(dict[str, SolverSpec]):
+    """The solvers by name; `table[name]` raises `InputError` with a suggestion if the name is unknown."""
 
-    def __init__(self) -> None:
-        self._specs: dict[str, SolverSpec] = {}
-
-    def __getitem__(self, name: str) -> SolverSpec:
-        if name not in self._specs:
-            raise unknown("solver", name, self._specs)
-        return self._specs[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The solver of this name, or the default."""
-        return self._specs.get(name, default)
-
-    def __setitem__(self, name: str, spec: SolverSpec) -> None:
-        self._specs[name] = spec
-
-    def __delitem__(self, name: str) -> None:
-        del self._specs[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._specs)
-
-    def __len__(self) -> int:
-        return len(self._specs)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._specs
+    def __missing__(self, name: str) -> SolverSpec:
+        raise unknown("solver", name, self)
 
     def name_of(self, spec: SolverSpec) -> str:
         """The name that a spec is registered under, or "this solver"."""
-        return next((name for name, registered in self._specs.items() if registered is spec), "this solver")
+        return next((name for name, registered in self.items() if registered is spec), "this solver")
 
 
 # Filled by `mfrec.solvers.registry`, and by plugins.

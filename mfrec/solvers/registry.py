@@ -39,7 +39,7 @@ class SGDOptions(Options):
     momentum: Fraction = 0.0
     """Momentum β; 0.9 is usual, 0 turns it off."""
     blocks: tuple[Count, Count] = (4, 4)
-    """Number of user blocks and item blocks; fewer if there are fewer users or items."""
+    """Numbers of groups that users and items are cut into, or fewer if there are fewer of them; 4 4 makes 16 blocks."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ALSOptions(Options):
     cg_steps: Count = 1
     """Conjugate-gradient steps per half-sweep; each costs half as much as a gradient."""
     relaxation: Annotated[float, Range(0, 1, open_low=True)] = 0.5
-    """Fraction η of the way to the minimum that each half-sweep goes; 1 goes all the way."""
+    """Each half-sweep moves this fraction η of the way to its minimum; 1 moves all the way."""
 
 
 @dataclass(frozen=True)

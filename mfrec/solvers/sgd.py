@@ -1,6 +1,6 @@
 """Stochastic gradient descent on one block of the ratings matrix after another.
 
-Users and items are shuffled once and cut into P and Q parts.  Each of the P × Q blocks is a small sparse matrix with a
+Users and items are shuffled once and cut into P and Q groups.  Each of the P × Q blocks is a small sparse matrix with a
 cost of its own,
 
     J_b = Σ_{ratings in b} ½ e² + ½ Σ_{users in b} (λ_j / Q) ‖θ_j‖² + ½ Σ_{items in b} (λ_i / P) ‖x_i‖²
@@ -45,7 +45,7 @@ class Block(NamedTuple):
     """One block of the shuffled ratings matrix.
 
     rows: its users and its items, as slices of the shuffled factors.
-    cell: the position of the block in the grid, among P and among Q parts.
+    cell: the user group and the item group of the block.
     targets: centred ratings, indexed within the block.
     weights: (n_entries,) of the ratings, or None if all are 1.
     """
@@ -84,22 +84,22 @@ class SGD(Solver):
         model, orders = self.model, (self.user_order, self.item_order)
         self.free = model.free_columns()
         self.ridges: list[Tensor] = []
-        # The features of each part of a term's rows; empty for an identity term.
-        self.feature_parts: list[list[Features]] = []
+        # The features of each group of a term's rows; empty for an identity term.
+        self.feature_groups: list[list[Features]] = []
         for term in self.terms:
-            order, n_parts = orders[term.entity], self.grid[term.entity]
+            order, n_groups = orders[term.entity], self.grid[term.entity]
             ridge = self.objective.ridge(model, self.ratings, term)
             if term.features is None:
                 self.ridges.append(ridge[order] / self.grid[1 - term.entity])
-                self.feature_parts.append([])
+                self.feature_groups.append([])
             else:
                 self.ridges.append(ridge / (self.grid[0] * self.grid[1]))
-                bounds = part_bounds(len(order), n_parts)
-                self.feature_parts.append([term.features.select(order[a:b]) for a, b in pairwise(bounds)])
+                bounds = group_bounds(len(order), n_groups)
+                self.feature_groups.append([term.features.select(order[a:b]) for a, b in pairwise(bounds)])
         self.blocks = list(grid_blocks(self.ratings, model.targets(self.ratings), orders, self.grid))
-        self.curvatures = [self._curvatures(block) for block in self.blocks]
+        self.block_counts = [self._block_counts(block) for block in self.blocks]
 
-    def _curvatures(self, block: Block) -> list[Tensor]:
+    def _block_counts(self, block: Block) -> list[Tensor]:
         """n_b of each row of each term's weights, (n, 1), or the sums of weights if ratings have weights.
 
         Rows of an identity term are those of the block.
@@ -112,12 +112,12 @@ class SGD(Solver):
                 counts.append(pattern.counts.to(ones.dtype)[:, None])
             else:
                 counts.append((weights.T if entity else weights) @ ones)
-        curvatures = []
-        for term, parts in zip(self.terms, self.feature_parts, strict=True):
+        block_counts = []
+        for term, groups in zip(self.terms, self.feature_groups, strict=True):
             rows = counts[term.entity]
-            curvature = rows if term.features is None else parts[block.cell[term.entity]].gram_bound(rows)
-            curvatures.append(curvature * len(self.model.terms(term.entity)))
-        return curvatures
+            n_b = rows if term.features is None else groups[block.cell[term.entity]].gram_bound(rows)
+            block_counts.append(n_b * len(self.model.terms(term.entity)))
+        return block_counts
 
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
@@ -127,7 +127,7 @@ class SGD(Solver):
             w[orders[term.entity]] if term.features is None else w for term, w in zip(self.terms, weights, strict=True)
         ]
         for b in torch.randperm(len(self.blocks), generator=self.generator).tolist():
-            self._update(self.blocks[b], self.curvatures[b], shuffled, lr)
+            self._update(self.blocks[b], self.block_counts[b], shuffled, lr)
         for term, w, stepped in zip(self.terms, weights, shuffled, strict=True):
             if term.features is None:
                 w[orders[term.entity]] = stepped
@@ -135,37 +135,37 @@ class SGD(Solver):
         self.epochs += 1
         return {"lr": lr}
 
-    def _update(self, block: Block, curvatures: list[Tensor], weights: list[Tensor], lr: float) -> None:
+    def _update(self, block: Block, block_counts: list[Tensor], weights: list[Tensor], lr: float) -> None:
         """One step on the rows of one block, in place."""
-        # For each term, the weights that the block moves, and the block's part of F.
+        # For each term, the weights that the block moves, and the block's rows of F.
         views: list[Tensor] = []
         features: list[Features | None] = []
         factors = [1 - free for free in self.free]
-        for term, w, parts in zip(self.terms, weights, self.feature_parts, strict=True):
-            part = parts[block.cell[term.entity]] if parts else None
-            views.append(w if parts else w[block.rows[term.entity]])
-            features.append(part)
-            factors[term.entity] = factors[term.entity] + (views[-1] if part is None else part.matrix @ views[-1])
+        for term, w, groups in zip(self.terms, weights, self.feature_groups, strict=True):
+            group = groups[block.cell[term.entity]] if groups else None
+            views.append(w if groups else w[block.rows[term.entity]])
+            features.append(group)
+            factors[term.entity] = factors[term.entity] + (views[-1] if group is None else group.matrix @ views[-1])
         users, items = factors
         pattern = block.targets.pattern
         _, errors = self.objective.loss(sddmm(pattern, users, items), block.targets.values)
         gradients = factor_gradients(pattern, block.weighted(errors), users, items)
-        for t, (term, view, part) in enumerate(zip(self.terms, views, features, strict=True)):
-            rows = slice(None) if part is not None else block.rows[term.entity]
-            g = gradients[term.entity] if part is None else part.rmatmul(gradients[term.entity])
+        for t, (term, view, group) in enumerate(zip(self.terms, views, features, strict=True)):
+            rows = slice(None) if group is not None else block.rows[term.entity]
+            g = gradients[term.entity] if group is None else group.rmatmul(gradients[term.entity])
             g = g.addcmul(self.ridges[t][rows], view).mul_(self.free[term.entity])
-            self._step(t, rows, view, g, curvatures[t], lr)
+            self._step(t, rows, view, g, block_counts[t], lr)
             if self.model.nonnegative:
                 view[:, : self.model.rank].clamp_(min=0)
 
-    def _step(self, t: int, rows: slice, view: Tensor, g: Tensor, curvature: Tensor, lr: float) -> None:
+    def _step(self, t: int, rows: slice, view: Tensor, g: Tensor, n_b: Tensor, lr: float) -> None:
         """Move the weights of term t in place, given their gradient."""
         if self.options.momentum:
             g = self.velocity[t][rows].mul_(self.options.momentum).add_(g)
         if self.options.step == "plain":
             view.sub_(g, alpha=lr)
         elif self.options.step == "proximal":
-            view.addcdiv_(g, 1 + lr * curvature, value=-lr)
+            view.addcdiv_(g, 1 + lr * n_b, value=-lr)
         else:
             squares = self.squares[t][rows].addcmul_(g, g)
             view.addcdiv_(g, squares.sqrt().add_(1e-10), value=-lr)
@@ -191,9 +191,9 @@ class SGD(Solver):
         self._lay_out()
 
 
-def part_bounds(n: int, n_parts: int) -> list[int]:
-    """The beginning of each of n_parts parts of n rows, equal in size to within one, and the end of the last."""
-    return [n * part // n_parts for part in range(n_parts + 1)]
+def group_bounds(n: int, n_groups: int) -> list[int]:
+    """The beginning of each of n_groups groups of n rows, equal in size to within one, and the end of the last."""
+    return [n * group // n_groups for group in range(n_groups + 1)]
 
 
 def grid_blocks(
@@ -201,15 +201,15 @@ def grid_blocks(
 ) -> Iterator[Block]:
     """The P × Q blocks of the matrix whose rows and columns are shuffled by the two orders."""
     places = []
-    for order, indices, n_parts in zip(orders, (ratings.users, ratings.items), grid, strict=True):
+    for order, indices, n_groups in zip(orders, (ratings.users, ratings.items), grid, strict=True):
         position = torch.empty_like(order)
         position[order] = torch.arange(len(order), device=order.device)
-        bounds = torch.tensor(part_bounds(len(order), n_parts), device=order.device)
+        bounds = torch.tensor(group_bounds(len(order), n_groups), device=order.device)
         shuffled = position[indices.long()]
-        part = torch.bucketize(shuffled, bounds[1:], right=True)
-        places.append((shuffled - bounds[part], part, bounds.tolist()))
-    (users, user_part, user_bounds), (items, item_part, item_bounds) = places
-    block = user_part * grid[1] + item_part
+        group = torch.bucketize(shuffled, bounds[1:], right=True)
+        places.append((shuffled - bounds[group], group, bounds.tolist()))
+    (users, user_group, user_bounds), (items, item_group, item_bounds) = places
+    block = user_group * grid[1] + item_group
     members = torch.argsort(block, stable=True).split(torch.bincount(block, minlength=grid[0] * grid[1]).tolist())
     for b, m in enumerate(members):
         p, q = divmod(b, grid[1])

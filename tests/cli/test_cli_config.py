@@ -67,9 +67,9 @@ def test_a_few_options_are_enough(tiny: Path, cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["train", "cv", "tune"])
 @pytest.mark.parametrize(("content", "words"), [
-    ('{"model": {"rnk": 3}}', ["mine.json", "'rnk'; did you mean 'rank'"]),
-    ('{"modle": {"rank": 3}}', ["mine.json", "'modle'; did you mean 'model'"]),
-    ('{"solver": "alss"}', ["mine.json", "'alss'; did you mean 'als'"]),
+    ('{"model": {"rnk": 3}}', ["unknown option 'rnk' in mine.json; did you mean 'rank'"]),
+    ('{"modle": {"rank": 3}}', ["unknown group of options 'modle' in mine.json; did you mean 'model'"]),
+    ('{"solver": "alss"}', ["unknown solver 'alss' in mine.json; did you mean 'als'"]),
     ('{"model": {"rank": "three"}}', ["rank in mine.json must be int", "(got 'three')"]),
     ('{"model": {"rank": true}}', ["rank in mine.json must be int", "(got True)"]),
     ('{"model": 3}', ["model in mine.json must be an object"]),

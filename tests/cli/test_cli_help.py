@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -50,58 +51,83 @@ def options_of(cli: Cli, monkeypatch: pytest.MonkeyPatch, *command: str) -> dict
     return {flag: " ".join(text.split()) for box in boxes.values() for flag, text in box.items()}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status"),
-    [
-        (["--help"], 0),
-        ([], 0),
-        *(([*command, "--help"], 0) for command in COMMANDS if command[0] != "cv"),
-        *(([verb, "--help"], 0) for verb in EXPERIMENT_VERBS),
-        (["trian"], 2),
-        (["train", "sdg"], 2),
-        (["train", "sgd", "--rnak", "3"], 2),
-        (["train", "--rank", "many"], 2),
-        (["train", "--rank", "0"], 2),
-        (["train", "vb", "--l2", "3"], 2),
-        (["train", "--config", "nowhere.json"], 2),
-        (["recommend"], 2),
-        (["recommend", "run", "-n", "0"], 2),
-        (["evaluate", "run", "--threshold", "3"], 2),
-        (["tune", "als", "--trials", "0"], 2),
-        (["cv", "als", "--folds", "1"], 2),
-        (["solvers"], 0),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
-)
-def test_help_and_errors_of_usage_import_nothing_heavy(arguments: list[str], status: int) -> None:
+LIGHT: list[tuple[list[str], int]] = [
+    (["--help"], 0),
+    ([], 0),
+    *(([*command, "--help"], 0) for command in COMMANDS if command[0] != "cv"),
+    *(([verb, "--help"], 0) for verb in EXPERIMENT_VERBS),
+    (["trian"], 2),
+    (["train", "sdg"], 2),
+    (["train", "sgd", "--rnak", "3"], 2),
+    (["train", "--rank", "many"], 2),
+    (["train", "--rank", "0"], 2),
+    (["train", "vb", "--l2", "3"], 2),
+    (["train", "--config", "nowhere.json"], 2),
+    (["recommend"], 2),
+    (["recommend", "run", "-n", "0"], 2),
+    (["evaluate", "run", "--threshold", "3"], 2),
+    (["tune", "als", "--trials", "0"], 2),
+    (["cv", "als", "--folds", "1"], 2),
+    (["solvers"], 0),
+]
+
+
+def imports_of(commands: list[list[str]], packages: tuple[str, ...]) -> list[tuple[int, list[str]]]:
+    """The status of each command line, and those of the packages that are imported after it, in one new process.
+
+    Modules stay imported: an import by one command line shows in its row and in all that follow.
+    """
     code = (
-        "import sys\n"
+        "import contextlib, io, json, sys\n"
         "from mfrec.__main__ import main\n"
-        "try:\n    status = main(sys.argv[1:])\nexcept SystemExit as stop:\n    status = stop.code\n"
-        f"print('heavy:', [name for name in {HEAVY} if name in sys.modules], status or 0)\n"
+        "commands, packages = json.loads(sys.argv[1])\n"
+        "for arguments in commands:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "        try:\n            status = main(arguments)\n"
+        "        except SystemExit as stop:\n            status = stop.code\n"
+        "    print(json.dumps([status or 0, [name for name in packages if name in sys.modules]]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1] == f"heavy: [] {status}", done
+    command = [sys.executable, "-c", code, json.dumps([commands, packages])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [(status, names) for status, names in map(json.loads, done.stdout.splitlines())]
 
 
-@pytest.mark.parametrize("verb", ["runs", "evaluate", "recommend", "train"])
-def test_a_verb_imports_only_the_libraries_that_it_needs(
-    verb: str, trained_run: Path, tiny: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def light() -> dict[str, tuple[int, list[str]]]:
+    """The status and the heavy imports of each command line of `LIGHT`."""
+    commands = [arguments for arguments, _ in LIGHT]
+    return dict(zip(map(" ".join, commands), imports_of(commands, HEAVY), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), LIGHT, ids=lambda value: " ".join(value) if isinstance(value, list) else str(value)
+)
+def test_help_and_errors_of_usage_import_nothing_heavy(
+    arguments: list[str], status: int, light: dict[str, tuple[int, list[str]]]
 ) -> None:
-    arguments: dict[str, list[object]] = {
+    assert light[" ".join(arguments)] == (status, [])
+
+
+@pytest.fixture(scope="module")
+def unneeded(
+    trained_run: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[int, list[str]]]:
+    """The status of some verbs, and the libraries that they need not import but do."""
+    runs = tmp_path_factory.mktemp("runs")
+    commands: dict[str, list[object]] = {
         "runs": [trained_run],
         "evaluate": [trained_run],
         "recommend": [trained_run, "--user", 1],
-        "train": ["als", "--data", tiny, *SMALL, "--run-dir", tmp_path],
+        "train": ["als", "--data", tiny, *SMALL, "--run-dir", runs],
     }
-    unneeded = ("scipy", "matplotlib", "tensorboard", "optuna", "pooch", "sklearn")
-    code = (
-        "import sys\nfrom mfrec.__main__ import main\nstatus = main(sys.argv[1:])\n"
-        f"print('unneeded:', [name for name in {unneeded} if name in sys.modules], status)\n"
-    )
-    command = [sys.executable, "-c", code, verb, *map(str, arguments[verb])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1:] == ["unneeded: [] 0"], done
+    packages = ("scipy", "matplotlib", "tensorboard", "optuna", "pooch", "sklearn")
+    imports = imports_of([[verb, *map(str, arguments)] for verb, arguments in commands.items()], packages)
+    return dict(zip(commands, imports, strict=True))
+
+
+@pytest.mark.parametrize("verb", ["runs", "evaluate", "recommend", "train"])
+def test_a_verb_imports_only_the_libraries_that_it_needs(verb: str, unneeded: dict[str, tuple[int, list[str]]]) -> None:
+    assert unneeded[verb] == (0, [])
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -232,7 +232,7 @@ def test_refit_trains_again_with_the_validation_ratings_for_the_best_epochs(
     assert refit["epochs"] == best
     run = Run.open(refit["run"])
     assert not bool((run.trained_model().split_labels == SPLIT_NAMES["valid"]).any())
-    for solver, words in (("vb", "--refit has no effect on vb"), ("sgd", "--refit needs validation ratings")):
+    for solver, words in (("vb", "--refit cannot be used with vb"), ("sgd", "--refit needs validation ratings")):
         valid = () if solver == "vb" else ("--valid-fraction", 0)
         assert_refused(cli("train", solver, *options, *valid, "--refit"), words)
 

@@ -75,7 +75,7 @@ def test_features_move_to_another_dtype_and_keep_their_names() -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns", "values", "message"), [
-    ([0, 0], [1, 1], [1, 1], r"1 \(row, feature\) entries occur more than once"),
+    ([0, 0], [1, 1], [1, 1], r"\(row, feature\) entries must be distinct \(got 1 repeats\)"),
     ([0, 3], [1, 1], [1, 1], r"row indices of features must be in 0 … 2 \(got 3\)"),
     ([0, -1], [1, 1], [1, 1], r"row indices of features must be in 0 … 2 \(got -1\)"),
     ([0, 1], [1, 2], [1, 1], r"feature indices of features must be in 0 … 1 \(got 2\)"),

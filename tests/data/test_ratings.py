@@ -108,7 +108,7 @@ def test_weights_have_the_dtype_of_the_values_and_are_a_copy() -> None:
         ([-1.5, 1.0], "weights must be positive and finite (got -1.5); leave out such ratings"),
         ([1.0, float("nan")], "weights must be positive and finite (got nan); leave out such ratings"),
         ([float("inf"), 1.0], "weights must be positive and finite (got inf); leave out such ratings"),
-        ([1.0], "weights must be one for each of 2 ratings (got 1)"),
+        ([1.0], "weights must have one value per rating: 2 (got 1)"),
     ],
 )
 def test_weights_must_be_positive_finite_and_one_for_each_rating(weights: list[float], message: str) -> None:
@@ -131,7 +131,7 @@ def test_dense_and_scipy_matrices_give_the_same_ratings() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0, 0], [1, 1], [3, 4]), "1 (user, item) pairs occur more than once; keep one of each"),
+        (([0, 0], [1, 1], [3, 4]), "(user, item) pairs must be distinct (got 1 repeats); keep one of each"),
         (([0, 1], [1, 1], [3, float("nan")]), "ratings must be finite (1 of 2 are not); drop or replace them"),
         (([0, 1], [1, 1], [3, float("inf")]), "ratings must be finite (1 of 2 are not); drop or replace them"),
         (([0, 1], [1], [3, 4]), "users, items and values must have equal lengths (got 2, 1, 2)"),
@@ -140,7 +140,7 @@ def test_dense_and_scipy_matrices_give_the_same_ratings() -> None:
         (([0.0, 1.0], [1, 1], [3, 4]), "user indices must be integers (got torch.float32)"),
         (
             ([0, 1], [1, 1], [3, 4], None, None, torch.tensor([1])),
-            "timestamps must be one for each of 2 ratings (got 1)",
+            "timestamps must have one value per rating: 2 (got 1)",
         ),
     ],
 )

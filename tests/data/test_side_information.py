@@ -163,9 +163,9 @@ def test_new_users_have_the_datasets_features_and_a_column_they_lack_is_missing(
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"item_columns": "genre"}, "unknown column of the item table 'genre'; did you mean 'genres'"),
-    ({"user_columns": ["ocupation"]}, "unknown column of the user table 'ocupation'; did you mean 'occupation'"),
-    ({"user_columns": "genres,year"}, "unknown column of the user table 'genres'; choose from age, occupation"),
+    ({"item_columns": "genre"}, "unknown column 'genre' in the item table; did you mean 'genres'"),
+    ({"user_columns": ["ocupation"]}, "unknown column 'ocupation' in the user table; did you mean 'occupation'"),
+    ({"user_columns": "genres,year"}, "unknown column 'genres' in the user table; choose from age, occupation"),
     ({"implicit": "user"}, "unknown value of implicit 'user'; did you mean 'users'"),
 ])  # fmt: skip
 def test_an_unknown_column_or_value_is_refused_with_the_nearest(

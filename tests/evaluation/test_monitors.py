@@ -31,11 +31,10 @@ def test_an_error_metric_is_the_one_that_was_measured(trained, name):
     model, train, valid = trained
     monitored, measured = monitor(name), evaluate(model, valid, Objective())
     assert monitored.value(model, train, valid, measured) == measured[name]
-    assert (monitored.name, monitored.label, monitored.needs_ranking) == (name, name.upper(), False)
+    assert (monitored.name, monitored.label) == (name, name.upper())
     assert monitored.is_better(0.8, 0.9)
     assert not monitored.is_better(0.9, 0.9)
-    assert not monitored.is_better(math.nan, monitored.worst)
-    assert monitored.is_better(1e9, monitored.worst)
+    assert not monitored.is_better(math.nan, 1e9)
 
 
 @pytest.mark.parametrize("name", ["ndcg@10", "precision@5", "recall@20", "map@10", "mrr@10", "hit_rate@1", "ndcg@999"])
@@ -46,11 +45,9 @@ def test_a_ranking_metric_is_the_mean_over_users_with_relevant_ratings(trained, 
     report = evaluate_ranking(model, train, valid, 4.0, int(n))
     assert monitored.value(model, train, valid, {}) == pytest.approx(report.means[metric], rel=1e-12)
     assert report.means[metric] > 0
-    assert monitored.needs_ranking
     assert monitored.is_better(0.3, 0.2)
     assert not monitored.is_better(0.2, 0.2)
-    assert not monitored.is_better(math.nan, monitored.worst)
-    assert monitored.is_better(0.0, monitored.worst)
+    assert not monitored.is_better(math.nan, 0.0)
 
 
 def test_a_metric_added_to_the_table_can_be_monitored(monkeypatch):

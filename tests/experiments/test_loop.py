@@ -161,12 +161,13 @@ def test_without_listeners_the_training_set_is_evaluated_at_both_ends_only(
     model: MatrixFactorization, ratings: Ratings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated: list[list[str]] = []
-    original = loop.evaluate_splits
-    monkeypatch.setattr(
-        loop,
-        "evaluate_splits",
-        lambda model, objective, splits: evaluated.append([*splits]) or original(model, objective, splits),
-    )
+    original = loop.evaluate_monitored
+
+    def recorded(model: Any, objective: Any, splits: Any, *arguments: Any) -> Any:
+        evaluated.append([*splits])
+        return original(model, objective, splits, *arguments)
+
+    monkeypatch.setattr(loop, "evaluate_monitored", recorded)
     scripted_fit(model, ratings, [0.9] * 3, patience=9)
     assert evaluated == [["train", "valid"], ["valid"], ["valid"], ["train", "valid"]]
 
@@ -303,6 +304,32 @@ def test_a_diverging_cost_names_lr_and_a_smaller_one_and_is_not_saved(
         )
     assert isinstance(raised.value, InputError)
     assert saved == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("solver", "advice"), [(None, "raise l2, or choose another solver"), ("gibbs", "choose another solver")]
+)
+def test_a_solver_without_lr_that_diverges_gets_another_advice(
+    model: MatrixFactorization, ratings: Ratings, solver: str | None, advice: str
+) -> None:
+    class WithoutLr(Scripted):
+        def epoch(self) -> dict[str, float]:
+            super().epoch()
+            return {}
+
+    diverging = WithoutLr(model, ratings, Objective(), [math.nan])
+    diverging.spec = None if solver is None else SOLVERS[solver]
+    with pytest.raises(Diverged, match=rf"went from [\d.]+ to nan in epoch 1: {advice}$"):
+        fit(diverging, epochs=1)
+
+
+def test_a_cost_that_is_not_finite_before_the_first_epoch_is_refused(
+    model: MatrixFactorization, ratings: Ratings
+) -> None:
+    solver = Scripted(model, ratings, Objective(), [])
+    solver._err_by(math.nan)
+    with pytest.raises(Diverged, match=r"^the training cost must be finite \(got nan\); lower l2"):
+        fit(solver, epochs=1)
 
 
 def test_a_cost_that_rises_for_a_while_has_not_diverged(model: MatrixFactorization, ratings: Ratings) -> None:

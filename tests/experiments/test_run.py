@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from training_examples import resume, small_config, train_small
 
 from mfrec.errors import InputError
-from mfrec.experiments.checksums import read_tensors, write_json, write_tensors
 from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.files import read_tensors, write_json, write_tensors
 from mfrec.experiments.run import FORMAT, Run, load_run
 from mfrec.experiments.training import train
 from mfrec.model.losses import LOSSES

@@ -256,7 +256,7 @@ def test_a_solver_of_a_plugin_is_tuned_by_its_own_declaration(
     spec = SolverSpec(
         "Mine.", ALSOptions, "mfrec.solvers.als:ALS", frozenset(), search_space={"l2": SearchRange(0.5, 2.0, "log")}
     )
-    monkeypatch.setattr(SOLVERS, "_specs", {**SOLVERS, "mine": spec})
+    monkeypatch.setitem(SOLVERS, "mine", spec)
     result = Study.create(small_config(tiny, tmp_path, "mine", epochs=3), trials=3).run()
     assert result.trials["l2"].between(0.5, 2.0).all()
 
@@ -270,7 +270,7 @@ def test_a_solver_of_a_plugin_is_tuned_by_its_own_declaration(
         ("als", {"rank": 0}, set(), "rank must be at least 1"),
         ("als", {"epochs": 10**20}, set(), "epochs must be .*got 1000"),
         ("als", {"valid_fraction": 0.0}, {"valid_fraction"}, "valid_fraction must be above 0"),
-        ("vb", {}, {"rank"}, "nothing to tune for vb; leave one of rank open"),
+        ("vb", {}, {"rank"}, "every option that tune can search for vb is fixed; leave out one of rank"),
         ("als", {"data": "nope"}, set(), "nope"),
         ("als", {"item_features": "nope"}, set(), "nope"),
         ("als", {"monitor": "rsme"}, set(), "did you mean 'rmse'"),

@@ -209,7 +209,7 @@ def test_a_wrong_option_is_named_without_flags_and_leaves_no_folder(
         ("sgd", {"plugin": ("no_such_module",)}, "no_such_module"),
         ("sgd", {"data": "no-such-data"}, "no-such-data"),
         ("sgd", {"refit": True, "valid_fraction": 0.0}, "refit needs validation ratings"),
-        ("vb", {"refit": True}, "refit has no effect on vb"),
+        ("vb", {"refit": True}, "refit cannot be used with vb, which runs all its epochs; leave it out"),
     ],
 )
 def test_a_wrong_combination_leaves_no_folder(
@@ -395,4 +395,4 @@ def test_a_split_of_files_excludes_another_split(tiny: Path, tmp_path: Path) -> 
 
 def test_training_measures_by_the_tables_that_modules_share() -> None:
     """Loop and session evaluate by the same function, so that a metric of a plugin is in curves and in figures."""
-    assert loop.evaluate_splits is session.evaluate_splits
+    assert loop.evaluate_monitored is session.evaluate_monitored

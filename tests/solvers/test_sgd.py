@@ -17,16 +17,16 @@ from mfrec.data.ratings import Ratings
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
-from mfrec.solvers.sgd import SGD, Block, part_bounds
+from mfrec.solvers.sgd import SGD, Block, group_bounds
 
 STEPS = ("plain", "proximal", "adagrad")
 
 
-@pytest.mark.parametrize(("n", "n_parts"), [(10, 1), (10, 3), (7, 7), (11, 4), (1, 1)])
-def test_parts_are_equal_in_size_to_within_one(n, n_parts):
-    bounds = part_bounds(n, n_parts)
+@pytest.mark.parametrize(("n", "n_groups"), [(10, 1), (10, 3), (7, 7), (11, 4), (1, 1)])
+def test_groups_are_equal_in_size_to_within_one(n, n_groups):
+    bounds = group_bounds(n, n_groups)
     sizes = [end - start for start, end in itertools.pairwise(bounds)]
-    assert (bounds[0], bounds[-1], len(sizes)) == (0, n, n_parts)
+    assert (bounds[0], bounds[-1], len(sizes)) == (0, n, n_groups)
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= 1
 
@@ -66,8 +66,8 @@ def block_cost(solver: SGD, block: Block) -> float:
             weights, ridge = weights[orders[term.entity]][rows], ridge[rows]
             factors[term.entity] = factors[term.entity] + weights
         else:
-            part = solver.feature_parts[n][block.cell[term.entity]]
-            factors[term.entity] = factors[term.entity] + part.matrix @ weights
+            group = solver.feature_groups[n][block.cell[term.entity]]
+            factors[term.entity] = factors[term.entity] + group.matrix @ weights
         cost += 0.5 * float((ridge * weights.square()).sum())
     pattern = block.targets.pattern
     predictions = (factors[USER][pattern.row.long()] * factors[ITEM][pattern.col.long()]).sum(1)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfrec.errors import InputError
-from mfrec.experiments.checksums import (
+from mfrec.experiments.files import (
     COMMENT,
     COMMENT_LENGTH,
     read_json,
@@ -138,7 +138,21 @@ def test_other_damage_is_detected(
 
 def test_a_file_that_torch_saved_without_checksum_is_refused(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "a.pt")
-    assert_refused(tmp_path / "a.pt", read_tensors, "damaged")
+    assert_refused(tmp_path / "a.pt", read_tensors, "damaged", "checksum does not match")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1, 2]", "it is not a JSON object"),
+        ("{", "it is not a JSON object"),
+        ('{"solver": "als"}', "it has no checksum"),
+    ],
+)
+def test_the_message_names_the_damage_of_a_json_file(tmp_path: Path, content: str, reason: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    assert_refused(path, read_json, "damaged", reason)
 
 
 def test_an_edited_json_file_is_refused_by_a_sentence(tmp_path: Path) -> None:

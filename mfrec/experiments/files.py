@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, with a checksum that is verified on reading.
+"""Read and write a run's files: atomically, with a checksum that is verified on reading.
 
 A file of tensors is the zip archive that `torch.save` writes; the SHA-256 of all bytes before it is the archive's
 comment, so that `torch.load` and unzip still open the file.  A JSON file has the SHA-256 of all lines below it as its
@@ -33,6 +33,8 @@ CHUNK_BYTES = 1 << 20
 JSON_HEADER = '{\n  "checksum": "sha256:%s",\n'
 JSON_HEADER_PATTERN = re.compile(re.escape(JSON_HEADER).replace("%s", "([0-9a-f]{64})").encode())
 
+WRONG_CHECKSUM, NOT_JSON = "its checksum does not match", "it is not a JSON object"
+
 
 def write_tensors(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors, numbers, strings, dicts and lists.
@@ -55,10 +57,10 @@ def read_tensors(path: Path) -> dict[str, Any]:
         InputError: the file is missing, damaged, or not one that mfrec wrote.
     """
     try:
-        # One handle for both, because a training may replace the file in between.
+        # One handle for both, because a training process may replace the file in between.
         with path.open("rb") as file:
             if not _is_intact(file):
-                raise _damaged(path)
+                raise _damaged(path, WRONG_CHECKSUM)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -113,17 +115,17 @@ def read_json(path: Path, version: int | None = None) -> dict[str, Any]:
         raise _unreadable(path, error) from error
     header = JSON_HEADER_PATTERN.match(content)
     if header is not None and hashlib.sha256(content[header.end() :]).hexdigest().encode() != header.group(1):
-        raise _damaged(path)
+        raise _damaged(path, WRONG_CHECKSUM)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
-        raise _damaged(path) from None
+        raise _damaged(path, NOT_JSON) from None
     if not isinstance(value, dict):
-        raise _damaged(path)
+        raise _damaged(path, NOT_JSON)
     if version is not None and value.get("format") != version:
         raise InputError(f"{path} was written by another version of mfrec; train again with this one")
     if header is None:
-        raise _damaged(path)
+        raise _damaged(path, "it has no checksum")
     return {name: content for name, content in value.items() if name != "checksum"}
 
 
@@ -155,10 +157,9 @@ def write_atomically(path: Path, *chunks: bytes | memoryview) -> None:
         raise
 
 
-def _damaged(path: Path) -> InputError:
+def _damaged(path: Path, reason: str) -> InputError:
     return InputError(
-        f"{path} was damaged or edited after mfrec wrote it (its checksum does not match); "
-        "restore it from a copy, or train again"
+        f"{path} was damaged or edited after mfrec wrote it ({reason}); restore it from a copy, or train again"
     )
 
 
