@@ -170,7 +170,7 @@ def test_a_run_with_nothing_left_to_do_says_so(run: Path) -> None:
 def test_a_run_without_a_checkpoint_asks_to_train_again(run: Path) -> None:
     (run / "checkpoint.pt").unlink()
     for use in (resume, load_run):
-        with pytest.raises(InputError, match="no checkpoint.pt: training stopped before it saved one; train again"):
+        with pytest.raises(InputError, match=r"no checkpoint\.pt: training stopped before it saved one; train again"):
             use(run)
 
 
