@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mfrec.data.dataset import Dataset
+from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
 from mfrec.data.side_information import dataset_features
 from mfrec.data.splits import TRAIN, VALID
@@ -63,9 +64,7 @@ def build_solver(config: ExperimentConfig, dataset: Dataset, train: Ratings) -> 
     """
     objective, options = build_objective(config), config.model
     generator = torch.Generator().manual_seed(config.fit.seed)
-    user_features, item_features = dataset_features(
-        dataset, train, options.implicit, options.user_features, options.item_features
-    )
+    user_features, item_features = _features(config, dataset, train)
     model = MatrixFactorization.from_ratings(
         train,
         options.rank,
@@ -81,6 +80,14 @@ def build_solver(config: ExperimentConfig, dataset: Dataset, train: Ratings) -> 
         generator=generator,
     )
     return SOLVERS[config.solver](model, train, objective, generator=generator, **vars(config.options))
+
+
+def _features(
+    config: ExperimentConfig, dataset: Dataset, train: Ratings
+) -> tuple[dict[str, Features], dict[str, Features]]:
+    """The feature blocks of users and of items, by name."""
+    options = config.model
+    return dataset_features(dataset, train, options.implicit, options.user_features, options.item_features)
 
 
 def restore_posterior(
@@ -99,9 +106,7 @@ def restore_posterior(
         RuntimeError, KeyError, TypeError, ValueError, AttributeError: the checkpoint does not fit the configuration.
     """
     options = config.model
-    user_features, item_features = dataset_features(
-        dataset, train, options.implicit, options.user_features, options.item_features
-    )
+    user_features, item_features = _features(config, dataset, train)
     model = MatrixFactorization.from_state_dict(
         checkpoint["progress"]["best_model"] or checkpoint["model"],
         user_features=user_features,
