@@ -15,10 +15,10 @@ __all__ = [
     "DEFAULT_SOLVER",
     "SOLVERS",
     "ALSOptions",
+    "BlockSGDOptions",
     "GibbsOptions",
     "GradientDescentOptions",
     "QuasiNewtonOptions",
-    "SGDOptions",
     "TorchOptimizerOptions",
     "VariationalBayesOptions",
 ]
@@ -27,7 +27,7 @@ DEFAULT_SOLVER = "sgd"
 
 
 @dataclass(frozen=True)
-class SGDOptions(Options):
+class BlockSGDOptions(Options):
     """Options of sgd."""
 
     lr: Positive = 0.02
@@ -110,8 +110,8 @@ LEARNED = frozenset({"l2", "bias_l2", "l2_scaling"})
 
 SOLVERS["sgd"] = SolverSpec(
     summary="Stochastic gradient descent on one block of the ratings matrix after another.",
-    options=SGDOptions,
-    implementation="mfrec.solvers.sgd:SGD",
+    options=BlockSGDOptions,
+    implementation="mfrec.solvers.block_sgd:BlockSGD",
     supports=frozenset({"features", "non-negative", "losses"}),
     defaults={"rank": 128, "l2": 0.9, "patience": 5},
     search_space={

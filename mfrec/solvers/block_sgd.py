@@ -37,7 +37,7 @@ from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
 from mfrec.model.objective import factor_gradients
 from mfrec.solvers.base import Solver
-from mfrec.solvers.registry import SGDOptions
+from mfrec.solvers.registry import BlockSGDOptions
 from mfrec.sparse import SparseMatrix, csr_pattern, sddmm
 
 
@@ -60,10 +60,10 @@ class Block(NamedTuple):
         return values if self.weights is None else values * self.weights
 
 
-class SGD(Solver):
+class BlockSGD(Solver):
     """SGD whose mini-batches are blocks, and whose updates are made by hand and in place."""
 
-    options: SGDOptions
+    options: BlockSGDOptions
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

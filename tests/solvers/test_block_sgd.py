@@ -17,7 +17,7 @@ from mfrec.data.ratings import Ratings
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
-from mfrec.solvers.sgd import SGD, Block, group_bounds
+from mfrec.solvers.block_sgd import Block, BlockSGD, group_bounds
 
 STEPS = ("plain", "proximal", "adagrad")
 
@@ -55,7 +55,7 @@ def test_the_blocks_hold_each_rating_once_with_its_weight(odd_ratings, weighted_
     assert torch.equal(weights[users, items], ratings.weights if weighted else torch.ones_like(ratings.values))
 
 
-def block_cost(solver: SGD, block: Block) -> float:
+def block_cost(solver: BlockSGD, block: Block) -> float:
     """J_b: the data term of a block, and its share of the penalties."""
     model, orders, cost = solver.model, (solver.user_order, solver.item_order), 0.0
     factors = [1 - free for free in model.free_columns()]
