@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "mfrec"
 # Each row imports only from itself and from the rows above it.
 LAYERS = [
     ["errors"],
-    ["options", "plugins", "sparse"],
+    ["kernels", "options", "plugins"],
+    ["sparse"],
     ["data"],
     ["model"],
     ["posteriors"],
