@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.testing import assert_close
 
 from mfrec import sparse
 from mfrec.errors import InputError
-from mfrec.sparse import CSRPattern, SparseMatrix, csr_pattern, sddmm, spmm
+from mfrec.sparse import CSRPattern, SparseMatrix, csr_pattern, entry_order, sddmm, spmm
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
@@ -214,6 +215,70 @@ def test_indices_have_32_bits_where_the_counts_fit_and_64_elsewhere():
     wide, _ = csr_pattern(torch.tensor([1]), torch.tensor([2**31 - 1]), (2, 2**31))
     assert wide.crow.dtype == wide.col.dtype == torch.int64
     assert wide.col.tolist() == [2**31 - 1]
+
+
+@given(matrices, st.data())
+def test_selected_entries_stay_in_their_rows(matrix, data):
+    n = matrix.pattern.n_entries
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=torch.bool)
+    chosen = matrix.select(mask.nonzero().squeeze(1))
+    assert chosen.shape == matrix.shape
+    assert chosen.pattern.crow.dtype == chosen.pattern.col.dtype == torch.int32
+    for part in ("row", "col"):
+        assert torch.equal(getattr(chosen.pattern, part), getattr(matrix.pattern, part)[mask])
+    assert torch.equal(chosen.values, matrix.values[mask])
+
+
+# Sorting by counting, for many entries on the CPU
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.data())
+def test_counting_and_torch_sort_alike(n_rows, n_cols, data):
+    entries = data.draw(st.lists(st.tuples(st.integers(0, n_rows - 1), st.integers(0, n_cols - 1)), max_size=40))
+    rows, cols = (
+        torch.tensor(list(each), dtype=torch.int32) for each in ([r for r, _ in entries], [c for _, c in entries])
+    )
+    shape = n_rows, n_cols
+    results = []
+    for threshold in (0, 2**40):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sparse, "COUNTED", threshold)
+            order = entry_order(rows, cols, shape)
+            sorted_rows, sorted_cols = (rows, cols) if order is None else (rows[order], cols[order])
+            pattern = CSRPattern.from_sorted(sorted_rows, sorted_cols, shape)
+            tensors = [order, pattern.crow, pattern.transpose_order, pattern.T.crow, pattern.T.col]
+            results.append([None if t is None else (t.dtype, t.tolist()) for t in tensors])
+    assert results[0] == results[1]
+    ascending = sorted(range(len(entries)), key=entries.__getitem__)
+    is_sorted = all(a < b for a, b in pairwise(entries))
+    assert results[0][0] == (None if is_sorted else (torch.int32, ascending))
+
+
+def test_repeats_are_refused_by_counting_too(monkeypatch):
+    monkeypatch.setattr(sparse, "COUNTED", 0)
+    for rows in ([0, 0, 1], [1, 0, 0]):
+        with pytest.raises(InputError, match=r"^entries must be distinct \(got 1 repeats\)"):
+            csr_pattern(torch.tensor(rows), torch.zeros(3, dtype=torch.int64), (2, 2))
+
+
+@pytest.mark.parametrize("size", [2, 3, 100])
+def test_an_order_is_checked_across_blocks(monkeypatch, size):
+    monkeypatch.setattr(sparse, "CHECKED", size)
+    rows, cols = torch.tensor([0, 0, 0, 1, 1, 3, 3]), torch.tensor([0, 1, 4, 0, 2, 2, 3])
+    assert entry_order(rows, cols, (4, 5)) is None
+    for n in range(6):
+        swapped = torch.arange(7)
+        swapped[[n, n + 1]] = swapped[[n + 1, n]]
+        assert entry_order(rows[swapped], cols[swapped], (4, 5)).tolist() == swapped.tolist()
+
+
+def test_few_entries_are_sorted_without_numba():
+    code = (
+        "import sys, torch; from mfrec.sparse import SparseMatrix\n"
+        "SparseMatrix.from_entries(torch.arange(9), torch.arange(9).flip(0), torch.ones(9), (9, 9)).T\n"
+        "assert 'numba' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_other_values_share_the_pattern():

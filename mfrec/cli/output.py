@@ -20,7 +20,7 @@ class TableWriter:
     """Writes a .csv or .parquet file, which appears once everything has been written.
 
     Raises:
-        InputError: the name has another ending, parquet lacks pyarrow, or the file cannot be written.
+        InputError: the name has another ending, or the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,13 +33,6 @@ class TableWriter:
         self.path, self.temporary = path, path.with_name(f".{path.name}.tmp")
         self.rows = 0
         self._parquet: Any = None
-        if path.suffix == ".parquet":
-            try:
-                import pyarrow.parquet  # noqa: F401  (optional)
-            except ImportError as error:
-                raise InputError(
-                    f"{path} needs pyarrow; install it with: pip install pyarrow, or write a .csv"
-                ) from error
 
     def __enter__(self) -> TableWriter:
         try:

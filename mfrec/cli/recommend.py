@@ -159,14 +159,13 @@ class Recommend(Options):
 
 def items_in(values: tuple[str, ...]) -> list[str]:
     """Ids and titles; the name of a text file stands for its lines."""
-    from mfrec.data.text import checked_text, text_encoding
+    from mfrec.data.text import checked_text
 
     items: list[str] = []
     for value in values:
         # No file system has longer names.
         if len(value) < 255 and Path(value).is_file():
-            content = checked_text(value, Path(value).read_bytes())
-            lines = content.decode(text_encoding(content)).splitlines()
+            lines = checked_text(value, Path(value).read_bytes()).decode().splitlines()
             items += [line.strip() for line in lines if line.strip()]
         else:
             items.append(value)

@@ -17,11 +17,12 @@ from mfrec.data.frames import checked_ratings, checked_timestamps, distinct_pair
 from mfrec.data.ids import Id, id_index, index_ids
 from mfrec.data.lookup import Lookup
 from mfrec.data.named_splits import check_disjoint, named_test_mask, with_validation
-from mfrec.data.ratings import Ratings
+from mfrec.data.ratings import Ratings, checked_weights
 from mfrec.data.raw_tables import RatingRange
 from mfrec.data.splits import TEST, TRAIN, VALID
 from mfrec.data.tables import item_table, plain_columns, table_from_plain, user_table
 from mfrec.errors import InputError
+from mfrec.sparse import CSRPattern, SparseMatrix
 
 Duplicates = Literal["last", "first", "mean", "error"]
 
@@ -108,24 +109,24 @@ class Dataset:
         row_users, user_ids = index_ids(df[user], "user")
         row_items, item_ids = index_ids(df[item], "item")
         timestamps = None if timestamp is None else checked_timestamps(df[timestamp])
-        pairs = row_users * len(item_ids) + row_items
         if split_labels is not None:
+            pairs = row_users.astype(np.int64) * len(item_ids) + row_items
             check_disjoint(pairs, split_labels, lambda pair: _pair_name(user_ids, item_ids, pair))
 
-        kept, values, timestamps = distinct_pairs(pairs, values, timestamps, duplicates)
-        ratings = Ratings(
-            torch.from_numpy(row_users[kept]),
-            torch.from_numpy(row_items[kept]),
-            torch.from_numpy(values.astype(np.float32)),
-            len(user_ids),
-            len(item_ids),
-            None if timestamps is None else torch.from_numpy(timestamps),
-            None if weight is None else torch.from_numpy(checked_ratings(df[weight], None, "weight")[kept]),
+        shape = len(user_ids), len(item_ids)
+        kept, values, timestamps = distinct_pairs(row_users, row_items, shape, values, timestamps, duplicates)
+        pattern = CSRPattern.from_sorted(torch.from_numpy(row_users[kept]), torch.from_numpy(row_items[kept]), shape)
+        matrix = SparseMatrix(pattern, torch.from_numpy(values.astype(np.float32)))
+        weights = None if weight is None else torch.tensor(checked_ratings(df[weight], None, "weight")[kept])
+        ratings = Ratings.of_matrix(
+            matrix,
+            None if timestamps is None else torch.tensor(timestamps),
+            None if weights is None else checked_weights(weights.float(), len(weights)),
         )
         if rating_range is None:
             rating_range = float(ratings.values.min()), float(ratings.values.max())
-        masks = {split: torch.from_numpy(mask[kept]) for split, mask in (official_splits or {}).items()}
-        labels = None if split_labels is None else torch.from_numpy(split_labels[kept])
+        masks = {split: torch.tensor(mask[kept]) for split, mask in (official_splits or {}).items()}
+        labels = None if split_labels is None else torch.tensor(split_labels[kept])
         tables = user_table(users, user, user_ids), item_table(items, item, item_ids)
         return cls(name, ratings, user_ids, item_ids, *tables, rating_range, masks, labels)
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from mfrec.data.raw_tables import RatingRange
 from mfrec.data.text import parse_number, shown
 from mfrec.errors import InputError, OptionError, unknown
+from mfrec.sparse import entry_order
 
 logger = logging.getLogger("mfrec")
 
@@ -126,39 +128,52 @@ def checked_timestamps(column: pd.Series) -> Ints:
 
 
 def distinct_pairs(
-    pairs: Ints, values: Floats, timestamps: Ints | None, duplicates: str
-) -> tuple[Ints, Floats, Ints | None]:
-    """One rating for each pair: the rows that are kept, in the order of the pairs, and their values and timestamps.
+    users: npt.NDArray[np.int32],
+    items: npt.NDArray[np.int32],
+    shape: tuple[int, int],
+    values: Floats,
+    timestamps: Ints | None,
+    duplicates: str,
+) -> tuple[npt.NDArray[np.int32] | slice, Floats, Ints | None]:
+    """One rating for each (user, item) pair: the rows that are kept, by user, then item, their values and timestamps.
 
     Args:
-        pairs: (n_rows,) a number for each (user, item) pair.
+        users, items: (n_rows,) indices.
+        shape: the numbers of users and items.
         duplicates: as in `Dataset.from_frame`.
+
+    Returns:
+        kept: (n_kept,) positions of rows, or the slice of all rows.
 
     Raises:
         InputError: duplicates is "error" and a pair occurs more than once, or it is not in DUPLICATES.
     """
     if duplicates not in DUPLICATES:
         raise unknown("value of duplicates", duplicates, DUPLICATES)
-    order = np.argsort(pairs, kind="stable")
-    changes = np.diff(pairs[order]) != 0
-    begins, ends = np.r_[True, changes], np.r_[changes, True]
-    surplus = len(pairs) - int(begins.sum())
-    if surplus and duplicates == "error":
+    sorting = entry_order(torch.from_numpy(users), torch.from_numpy(items), shape)
+    if sorting is None:
+        return slice(None), values, timestamps
+    changes = torch.zeros(len(users) - 1, dtype=torch.bool)
+    for indices in (users, items):
+        changes |= torch.from_numpy(indices).index_select(0, sorting).diff() != 0
+    order, surplus = sorting.numpy(), int((~changes).sum())
+    if not surplus:
+        return order, values[order], None if timestamps is None else timestamps[order]
+    if duplicates == "error":
         raise InputError(
-            f"{surplus:,} of {len(pairs):,} ratings repeat a (user, item) pair; remove them, or set duplicates to "
+            f"{surplus:,} of {len(users):,} ratings repeat a (user, item) pair; remove them, or set duplicates to "
             f"{', '.join(DUPLICATES[:2])} or {DUPLICATES[2]}"
         )
+    begins, ends = np.r_[True, changes.numpy()], np.r_[changes.numpy(), True]
     kept = order[begins if duplicates == "first" else ends]
-    if not surplus or duplicates != "mean":
-        stamps = None if timestamps is None else timestamps[kept]
-        values = values[kept]
-    else:
+    if duplicates == "mean":
         starts = np.flatnonzero(begins)
         values = np.add.reduceat(values[order], starts) / np.diff(np.r_[starts, len(order)])
         stamps = None if timestamps is None else np.maximum.reduceat(timestamps[order], starts)
-    if surplus:
-        action = "averaged" if duplicates == "mean" else f"only the {duplicates} of each pair is kept"
-        logger.warning("%s of %s ratings repeat a (user, item) pair: %s", f"{surplus:,}", f"{len(pairs):,}", action)
+    else:
+        values, stamps = values[kept], None if timestamps is None else timestamps[kept]
+    action = "averaged" if duplicates == "mean" else f"only the {duplicates} of each pair is kept"
+    logger.warning("%s of %s ratings repeat a (user, item) pair: %s", f"{surplus:,}", f"{len(users):,}", action)
     return kept, values, stamps
 
 

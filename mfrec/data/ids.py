@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import pandas as pd
 from mfrec.errors import InputError
 
 Id = int | str
+Codes = npt.NDArray[np.integer[Any]]
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
@@ -28,7 +30,7 @@ def id_index(ids: Iterable[Id]) -> pd.Index:
     return pd.Index(ids, dtype=object)
 
 
-def index_ids(column: pd.Series, kind: str) -> tuple[npt.NDArray[np.int64], pd.Index]:
+def index_ids(column: pd.Series, kind: str) -> tuple[npt.NDArray[np.int32], pd.Index]:
     """(n_rows,) the index of each row's id, and the distinct ids in the order of their indices.
 
     Args:
@@ -42,20 +44,39 @@ def index_ids(column: pd.Series, kind: str) -> tuple[npt.NDArray[np.int64], pd.I
         raise InputError(
             f"{kind} ids must be complete ({missing:,} of {len(column):,} rows have none); drop or fill them"
         )
-    codes, distinct = _factorized(column, kind)
-    order = sorted(range(len(distinct)), key=lambda n: (isinstance(distinct[n], str), distinct[n]))
-    index_of_code = np.empty(len(order), dtype=np.int64)
-    index_of_code[order] = np.arange(len(order))
-    return index_of_code[codes], id_index(distinct[n] for n in order)
+    codes, ids = _factorized(column, kind)
+    if ids.dtype == np.int64:
+        order = ids.argsort()
+    else:
+        order = np.array(sorted(range(len(ids)), key=lambda n: (isinstance(ids[n], str), ids[n])), dtype=np.intp)
+    index_of_code = np.empty(len(ids), dtype=np.int32)
+    index_of_code[order] = np.arange(len(ids), dtype=np.int32)
+    return index_of_code[codes], ids[order]
 
 
-def _factorized(column: pd.Series, kind: str) -> tuple[npt.NDArray[np.intp], list[Id]]:
+def _factorized(column: pd.Series, kind: str) -> tuple[Codes, pd.Index]:
     """(n_rows,) the code of each row, -1 if its id is missing, and the distinct ids."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes, used = _without_unused(column.cat.codes.to_numpy(), len(column.cat.categories))
+        return codes, _checked_ids(column.cat.categories[used], kind)
     try:
         codes, uniques = pd.factorize(column)
     except TypeError as error:  # a list or another cell without a hash
         raise InputError(f"{kind} ids must be integers or strings ({error}); convert the column") from error
-    return codes, [_plain(each, kind) for each in uniques.tolist()]
+    return codes, _checked_ids(pd.Index(uniques), kind)
+
+
+def _without_unused(codes: Codes, n_codes: int) -> tuple[Codes, npt.NDArray[np.bool_]]:
+    """Codes in 0 … n_codes - 1, or -1, renumbered without those that no row has, and (n_codes,) which are used."""
+    used = np.zeros(n_codes + 1, dtype=bool)
+    used[codes] = True  # code -1 uses the last place
+    if not used[:-1].all():
+        codes = np.append(np.cumsum(used[:-1]) - 1, -1)[codes]
+    return codes, used[:-1]
+
+
+def _checked_ids(ids: pd.Index, kind: str) -> pd.Index:
+    return ids if ids.dtype == np.int64 else id_index(_plain(each, kind) for each in ids.tolist())
 
 
 def _plain(cell: object, kind: str) -> Id:
@@ -76,10 +97,26 @@ def is_plain_integer(text: str) -> bool:
 def ids_from_text(texts: pd.Series) -> pd.Series:
     """A categorical column of ids from text: integers if no text changes by it ("007" stays text)."""
     codes, uniques = pd.factorize(texts)
-    distinct = [str(text) for text in uniques]
-    integers = all(map(is_plain_integer, distinct))
-    ids: list[Id] = [int(text) for text in distinct] if integers else list(distinct)
-    return pd.Series(pd.Categorical.from_codes(codes, categories=id_index(ids)), index=texts.index)
+    return ids_of_codes(codes, [str(text) for text in uniques])
+
+
+def ids_of_codes(codes: Codes, texts: Sequence[str]) -> pd.Series:
+    """`ids_from_text` of the column texts[codes], for distinct texts; those that no row has are left out."""
+    codes, used = _without_unused(codes, len(texts))
+    texts = [text for text, is_used in zip(texts, used.tolist(), strict=True) if is_used]
+    integers = _integers(texts)
+    ids = pd.Index(texts, dtype=object) if integers is None else pd.Index(integers, dtype=np.int64)
+    return pd.Series(pd.Categorical.from_codes(codes, categories=ids))
+
+
+def _integers(texts: list[str]) -> list[int] | None:
+    """The texts as integers of 64 bits, if `str` writes each back as it was; else None."""
+    try:
+        integers = list(map(int, texts))
+    except ValueError:
+        return None
+    is_plain = list(map(str, integers)) == texts and all(-(2**63) <= number < 2**63 for number in integers)
+    return integers if is_plain else None
 
 
 def has_integer_ids(column: pd.Series) -> bool:

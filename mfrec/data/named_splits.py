@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mfrec.data.movielens import OFFICIAL_SPLITS
 from mfrec.data.ratings import Ratings
-from mfrec.data.splits import SPLIT_NAMES, SPLITS, TEST, TRAIN, VALID, k_folds, random_split
+from mfrec.data.splits import SPLIT_NAMES, SPLITS, TEST, TRAIN, VALID, k_folds, random_mask
 from mfrec.errors import InputError, unknown
 
 _FOLD = re.compile(r"fold-([1-9][0-9]{0,9})-of-([0-9]{1,10})")
@@ -54,8 +54,8 @@ def with_validation(ratings: Ratings, test: Tensor, fraction: float, generator: 
     """
     labels = torch.full((len(ratings),), TRAIN, dtype=torch.uint8)
     labels[test] = TEST
-    training = ratings.select(~test)
-    labels[(~test).nonzero().squeeze(1)[random_split(training, fraction, generator)]] = VALID
+    training = (~test).nonzero().squeeze(1)
+    labels[training[random_mask(len(training), fraction, generator)]] = VALID
     return labels
 
 

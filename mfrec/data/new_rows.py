@@ -18,6 +18,7 @@ from mfrec.errors import InputError
 
 # The id of a single new user whose ratings come without one.
 YOU = "you"
+_Indices = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
 def new_users(
@@ -98,7 +99,7 @@ def _looked_up(ids: pd.Index, typed: pd.Series, look_up: Callable[[Id], int]) ->
 
 def _with_unrated(
     column: pd.Series, table: pd.DataFrame | None, id_column: str, kind: str
-) -> tuple[npt.NDArray[np.int64], pd.Index]:
+) -> tuple[_Indices, pd.Index]:
     """The index of each row's id, and the ids of both the ratings and the table."""
     further = [] if table is None or id_column not in table.columns else [table[id_column].astype(object)]
     codes, ids = index_ids(pd.concat([column.astype(object), *further], ignore_index=True), kind)
@@ -107,12 +108,13 @@ def _with_unrated(
 
 def _new_dataset(
     dataset: Dataset,
-    ratings: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], pd.Series],
+    ratings: tuple[_Indices, _Indices, pd.Series],
     ids: tuple[pd.Index, pd.Index],
     tables: tuple[pd.DataFrame, pd.DataFrame],
 ) -> Dataset:
     """A dataset from user indices, item indices and values of ratings, and from the ids and tables of both."""
-    users, items, column = ratings
+    *indices, column = ratings
+    (users, items), shape = (each.astype(np.int32) for each in indices), (len(ids[0]), len(ids[1]))
     values = checked_ratings(column, None) if len(column) else np.empty(0)
     low, high = dataset.rating_range
     outside = values[(values < low) | (values > high)]
@@ -121,8 +123,8 @@ def _new_dataset(
             f"ratings must be in {low:g} to {high:g}, the rating range of {dataset.name} (got {outside[0]:g})"
         )
     if len(column):
-        kept, values, _ = distinct_pairs(users * len(ids[1]) + items, values, None, "last")
+        kept, values, _ = distinct_pairs(users, items, shape, values, None, "last")
         users, items = users[kept], items[kept]
     row_users, row_items, stars = (torch.from_numpy(array) for array in (users, items, values.astype(np.float32)))
-    new = Ratings(row_users, row_items, stars, len(ids[0]), len(ids[1]))
+    new = Ratings(row_users, row_items, stars, *shape)
     return Dataset(dataset.name, new, *ids, *tables, dataset.rating_range)

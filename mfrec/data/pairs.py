@@ -8,16 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mfrec.data.ids import ids_from_text
-from mfrec.data.text import (
-    checked_text,
-    first_line,
-    parquet_frame,
-    read_delimited,
-    reason_of,
-    shown,
-    split_header,
-    text_encoding,
-)
+from mfrec.data.text import Lines, checked_text, first_line, parquet_frame, shown, split_header
 from mfrec.errors import InputError
 
 # The possible names of each role's column; the first that a table has counts.
@@ -75,8 +66,7 @@ def _with_role(path: Path, frame: pd.DataFrame, role: str) -> pd.DataFrame:
 
 def _text_frame(path: Path, data: bytes) -> pd.DataFrame:
     data = checked_text(str(path), data)
-    separator, _ = split_header(first_line(data).decode(text_encoding(data), errors="replace"))
-    try:
-        return read_delimited(data, separator, dtype=object)
-    except ValueError as error:  # pandas' ParserError is a ValueError
-        raise InputError(f"{path} is not a table ({reason_of(error)}); correct or remove the line") from error
+    separator, names = split_header(first_line(data))
+    if len(set(names)) < len(names):
+        raise InputError(f"{path} must have distinct columns (got {shown(', '.join(names))}); rename one")
+    return Lines(str(path), data, separator, len(names), has_header=True, quoting=True).frame(names)

@@ -1,35 +1,23 @@
 """Parsing: from the bytes of one file to a frame of ratings, or to one sentence about the first faulty line.
 
 Text is lines of `user::item::rating[::timestamp]`, the same between tabs, or a delimited table with a header; anything
-else is parquet.  pandas' C parser reads it, and only if that fails are the lines examined one by one.  Ids are read as
-text and become integers only if no id of the column changes by it ("007" stays text).
+else is parquet.  Arrow reads it, and only if that fails are the lines read one by one.  Ids are read as text and become
+integers only if no id of the column changes by it ("007" stays text).
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow
 
-from mfrec.data.ids import ids_from_text
+from mfrec.data.ids import ids_from_text, ids_of_codes
 from mfrec.data.raw_tables import RatingRange
-from mfrec.data.text import (
-    checked_text,
-    first_line,
-    parquet_frame,
-    parse_number,
-    read_delimited,
-    reason_of,
-    shown,
-    split_header,
-    text_encoding,
-)
+from mfrec.data.text import Lines, checked_text, first_line, parquet_frame, parse_number, shown, split_header
 from mfrec.errors import InputError, OptionError
 
 ROLES = ("user", "item", "rating", "timestamp")
@@ -55,18 +43,15 @@ def column_names(columns: str | Sequence[str] | None) -> list[str] | None:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How to read the lines of a ratings file.
+    """The lines of a ratings file.
 
     Attributes:
         movielens_header: whether the columns have MovieLens's names.
-        columns: the position of each role among n_fields.
+        columns: the position of each role among the fields.
     """
 
-    separator: str
-    quoting: Literal[0, 3]
-    has_header: bool
+    lines: Lines
     movielens_header: bool
-    n_fields: int
     columns: dict[str, int]
 
 
@@ -83,23 +68,26 @@ def read_ratings(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.
     if data[:4] == b"PAR1":
         return _read_parquet(where, data, wanted)
     data = checked_text(where, data)
-    double_colons = b"::" in first_line(data) and wanted is None
+    double_colons = "::" in first_line(data) and wanted is None
     if double_colons:
         data = data.replace(b"::", b"\t")
     layout = _layout(where, data, wanted)
-    ratings = _parse(where, data, layout)
+    ratings = _parse(layout)
+    if not len(ratings):
+        raise InputError(f"{where} has a header and no ratings; it must hold one line for each rating")
     if double_colons:  # ml-1m has whole stars, ml-10m half stars
         return ratings, (0.5 if bool((ratings["rating"] % 1 != 0).any()) else 1.0, 5.0)
     if layout.movielens_header:
         return ratings, (0.5, 5.0)
     # A headerless table between tabs is ml-100k only if its ratings are whole stars.
-    stars = not layout.has_header and layout.separator == "\t" and bool(ratings["rating"].isin(range(1, 6)).all())
+    headerless = not layout.lines.has_header and layout.lines.separator == "\t"
+    stars = headerless and bool(ratings["rating"].isin(range(1, 6)).all())
     return ratings, (1.0, 5.0) if stars else None
 
 
 def _layout(where: str, data: bytes, wanted: list[str] | None) -> _Layout:
     """The layout by the first line: if one of its fields is a number, the line is a rating and not a header."""
-    first = first_line(data).decode(text_encoding(data), errors="replace")
+    first = first_line(data)
     separator, fields = split_header(first, wanted or ())
     if wanted is None and any(parse_number(name) is not None for name in fields):
         if len(fields) not in (3, 4):
@@ -108,10 +96,11 @@ def _layout(where: str, data: bytes, wanted: list[str] | None) -> _Layout:
                 f"{shown(first)}); correct the line, or give the file a header and {_NAME_THEM}"
             )
         columns = {role: position for position, role in enumerate(ROLES[: len(fields)])}
-        return _Layout(separator, csv.QUOTE_NONE, False, False, len(fields), columns)
+        return _Layout(Lines(where, data, separator, len(fields), has_header=False, quoting=False), False, columns)
     names = named_columns(where, fields, wanted)
     columns = {role: fields.index(name) for role, name in names.items()}
-    return _Layout(separator, csv.QUOTE_MINIMAL, True, _is_movielens(names), len(fields), columns)
+    lines = Lines(where, data, separator, len(fields), has_header=True, quoting=True)
+    return _Layout(lines, _is_movielens(names), columns)
 
 
 def _is_movielens(names: dict[str, str]) -> bool:
@@ -136,74 +125,83 @@ def named_columns(where: str, header: Sequence[str], wanted: Sequence[str] | Non
     raise InputError(f"{where} must have the columns {expected} (got {shown(', '.join(header))}); {_NAME_THEM}")
 
 
-def _parse(where: str, data: bytes, layout: _Layout) -> pd.DataFrame:
-    """The ratings of a text file; if pandas refuses it, the error names the line."""
-    roles = {position: role for role, position in layout.columns.items()}
-    dtypes = {"user": "object", "item": "object", "rating": "float64", "timestamp": "int64"}
+_ID_TYPE = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+_TYPES = {"user": _ID_TYPE, "item": _ID_TYPE, "rating": pyarrow.float64(), "timestamp": pyarrow.int64()}
+
+
+def _parse(layout: _Layout) -> pd.DataFrame:
+    """The ratings of a text file, as Arrow reads it; as it is read line by line if that has another result.
+
+    Raises:
+        InputError: a line is not a rating; the message names the first.
+    """
+    data = layout.lines.data
+    # To Arrow, 0x10 is an integer.  The search for two letters is slow, that for one is not.
+    if "timestamp" in layout.columns and any(x in data and b"0" + x in data for x in (b"x", b"X")):
+        return _parse_by_line(layout)
     try:
-        # All columns are read, for only then does the parser refuse a line with too many fields.
-        frame = read_delimited(
-            data,
-            layout.separator,
-            header=0 if layout.has_header else None,
-            names=list(range(layout.n_fields)),
-            dtype={n: dtypes[roles[n]] if n in roles else "object" for n in range(layout.n_fields)},
-            quoting=layout.quoting,
-        )
-    except (ValueError, OverflowError) as error:  # pandas' ParserError is a ValueError
-        raise _first_fault(where, data, layout, error) from error
-    frame = frame.rename(columns=roles)[list(layout.columns)]
-    if not len(frame):
-        raise InputError(f"{where} has a header and no ratings; it must hold one line for each rating")
-    if (frame["user"] == "").any() or (frame["item"] == "").any() or not np.isfinite(frame["rating"].to_numpy()).all():
-        raise _first_fault(where, data, layout, None)
-    frame["user"], frame["item"] = ids_from_text(frame["user"]), ids_from_text(frame["item"])
-    return frame
+        table = layout.lines.table({position: _TYPES[role] for role, position in layout.columns.items()})
+    except ValueError:  # pyarrow's ArrowInvalid is a ValueError
+        return _parse_by_line(layout)
+    columns = {}
+    for role, position in layout.columns.items():
+        column = table.column(position)
+        if role in ("user", "item"):
+            column = column.unify_dictionaries().combine_chunks()
+            columns[role] = ids_of_codes(column.indices.to_numpy(), column.dictionary.to_pylist())
+            if "" in columns[role].cat.categories:
+                return _parse_by_line(layout)
+        else:
+            columns[role] = column.to_pandas()
+    if not np.isfinite(columns["rating"].to_numpy()).all():
+        return _parse_by_line(layout)
+    return pd.DataFrame(columns, copy=False)
 
 
-def _first_fault(where: str, data: bytes, layout: _Layout, error: Exception | None) -> InputError:
-    """The error, for the caller to raise, about the first line that is not a rating."""
-    try:
-        for number, row in _numbered_rows(data, layout):
-            fault = _fault(row, layout)
-            if fault:
-                return InputError(f"{where}, line {number}: {fault}; correct or remove the line")
-    except csv.Error as csv_error:
-        error = csv_error
-    reason = reason_of(error) if error else "no single line is at fault"
-    return InputError(f"{where} cannot be read as ratings ({reason}); check its quotes and separators")
+def _parse_by_line(layout: _Layout) -> pd.DataFrame:
+    """The definition of `_parse`, in Python alone.
+
+    Raises:
+        InputError: a line is not a rating; the message names the first.
+    """
+    columns: dict[str, list[str | float | int]] = {role: [] for role in layout.columns}
+    for number, row in layout.lines.rows():
+        if len(row) != layout.lines.n_fields:
+            raise layout.lines.wrong_count(number, row)
+        for role, position in layout.columns.items():
+            cell = _cell(role, row[position])
+            if cell is None:
+                raise layout.lines.fault(number, _FAULTS[role].format(shown(row[position])))
+            columns[role].append(cell)
+    series = {role: pd.Series(cells, dtype=_DTYPES[role]) for role, cells in columns.items()}
+    return pd.DataFrame(series | {role: ids_from_text(series[role]) for role in ("user", "item")})
 
 
-def _numbered_rows(data: bytes, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each line after the header, with the line's number; blank lines are skipped."""
-    text = io.TextIOWrapper(io.BytesIO(data), text_encoding(data), newline="")
-    rows = csv.reader(text, delimiter=layout.separator, quoting=layout.quoting)
-    header = layout.has_header
-    for row in rows:
-        if row and (len(row) > 1 or row[0].strip(" ")):
-            if not header:
-                yield rows.line_num, row
-            header = False
+_DTYPES = {"user": object, "item": object, "rating": np.float64, "timestamp": np.int64}
+_FAULTS = {
+    "user": "the user id is empty",
+    "item": "the item id is empty",
+    "rating": "the rating must be a finite number (got {})",
+    "timestamp": "the timestamp must be whole seconds since 1970 (got {})",
+}
 
 
-def _fault(row: list[str], layout: _Layout) -> str | None:
-    if len(row) != layout.n_fields:
-        return f"the line must have {layout.n_fields} fields, as the first line has (got {len(row)})"
-    fields = {role: row[position] for role, position in layout.columns.items()}
-    empty = next((role for role in ("user", "item") if fields[role] == ""), None)
-    if empty:
-        return f"the {empty} id is empty"
-    rating = parse_number(fields["rating"])
-    if rating is None or not math.isfinite(rating):
-        return f"the rating must be a finite number (got {shown(fields['rating'])})"
-    if "timestamp" in fields and not _is_whole_seconds(fields["timestamp"]):
-        return f"the timestamp must be whole seconds since 1970 (got {shown(fields['timestamp'])})"
-    return None
-
-
-def _is_whole_seconds(text: str) -> bool:
+def _cell(role: str, text: str) -> str | float | int | None:
+    """The value of a field, or None if it has none."""
+    if role in ("user", "item"):
+        return text or None
     number = parse_number(text)
-    return number is not None and math.isfinite(number) and number == int(number) and abs(number) < 2**63
+    if number is None or not math.isfinite(number):
+        return None
+    if role == "rating":
+        return number
+    try:
+        seconds = int(text)  # exact beyond 2^53
+    except ValueError:
+        if not number.is_integer():
+            return None
+        seconds = int(number)
+    return seconds if -(2**63) <= seconds < 2**63 else None
 
 
 def _read_parquet(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.DataFrame, RatingRange | None]:

@@ -67,7 +67,7 @@ class Ratings:
         if timestamps is not None and len(timestamps) != len(values):
             raise InputError(f"timestamps must have one value per rating: {len(values)} (got {len(timestamps)})")
         if weights is not None:
-            weights = _checked_weights(torch.as_tensor(weights).to(values.dtype), len(values))
+            weights = checked_weights(torch.as_tensor(weights).to(values.dtype), len(values))
         shape = _n_indices("user", users, n_users), _n_indices("item", items, n_items)
         if not bool(torch.isfinite(values).all()):
             bad = int((~torch.isfinite(values)).sum())
@@ -75,11 +75,20 @@ class Ratings:
         pattern, order = csr_pattern(users, items, shape, "(user, item) pairs")
 
         def in_order(tensor: Tensor) -> Tensor:
-            return tensor.clone() if order is None else tensor[order]
+            return tensor.clone() if order is None else tensor.index_select(0, order)
 
         self.matrix = SparseMatrix(pattern, in_order(values))
         self.timestamps = None if timestamps is None else in_order(timestamps).long()
         self.weights = None if weights is None else in_order(weights)
+
+    @classmethod
+    def of_matrix(
+        cls, matrix: SparseMatrix, timestamps: Tensor | None = None, weights: Tensor | None = None
+    ) -> Ratings:
+        """Ratings of a matrix, users × items, with finite values; nothing is checked or copied."""
+        ratings = cls.__new__(cls)
+        ratings.matrix, ratings.timestamps, ratings.weights = matrix, timestamps, weights
+        return ratings
 
     @classmethod
     def from_dense(cls, Y: Tensor | np.ndarray, R: Tensor | np.ndarray | None = None) -> Ratings:
@@ -153,7 +162,7 @@ class Ratings:
     @cached_property
     def user_counts(self) -> Tensor:
         """(n_users,) int64 number of ratings of each user."""
-        return torch.bincount(self.users, minlength=self.n_users)
+        return self.pattern.counts.long()
 
     @cached_property
     def item_counts(self) -> Tensor:
@@ -165,8 +174,15 @@ class Ratings:
         return values if self.weights is None else values * self.weights
 
     def select(self, mask: Tensor) -> Ratings:
-        """The ratings at which the mask, (n_ratings,) bool, is True; the numbers of users and items stay."""
-        return self._with(lambda tensor: tensor[mask])
+        """The ratings at which the mask, (n_ratings,) bool, is True; the numbers of users and items stay.
+
+        Raises:
+            InputError: the mask has another shape or type.
+        """
+        if mask.dtype != torch.bool or mask.shape != (len(self),):
+            raise InputError(f"the mask must be ({len(self)},) bool (got {tuple(mask.shape)} {mask.dtype})")
+        kept = mask.to(self.device).nonzero().squeeze(1)
+        return self._changed(self.matrix.select(kept), lambda tensor: tensor.index_select(0, kept))
 
     def split(self, held_out: Tensor) -> tuple[Ratings, Ratings]:
         """(kept, held out) by a mask, (n_ratings,) bool, such as the functions of `SPLITS` return.
@@ -182,15 +198,28 @@ class Ratings:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Ratings:
         """These ratings on another device, or with values of another type (float32 or float64)."""
         device = self.device if device is None else torch.device(device)
-        return self._with(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> Ratings:
+        def change(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+        if dtype in (None, self.values.dtype):
+            return self._changed(self.matrix.apply(change), change)
+        # Rounding may leave a rating infinite or a weight 0, which the constructor refuses.
         timestamps, weights = (None if t is None else change(t) for t in (self.timestamps, self.weights))
-        users, items, values = change(self.users), change(self.items), change(self.values)
-        return Ratings(users, items, values, self.n_users, self.n_items, timestamps, weights)
+        indices = change(self.users), change(self.items)
+        return Ratings(*indices, change(self.values), *self.matrix.shape, timestamps, weights)
+
+    def _changed(self, matrix: SparseMatrix, change: Callable[[Tensor], Tensor]) -> Ratings:
+        """Ratings with this matrix, and with the other tensors changed alike."""
+        return Ratings.of_matrix(matrix, *(None if t is None else change(t) for t in (self.timestamps, self.weights)))
 
 
-def _checked_weights(weights: Tensor, n_ratings: int) -> Tensor:
+def checked_weights(weights: Tensor, n_ratings: int) -> Tensor:
+    """The weights of n_ratings ratings.
+
+    Raises:
+        InputError: there is not one for each rating, or one is not positive and finite.
+    """
     if len(weights) != n_ratings:
         raise InputError(f"weights must have one value per rating: {n_ratings} (got {len(weights)})")
     wrong = weights[~((weights > 0) & torch.isfinite(weights))]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
+from mfrec.sparse import stable_order
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLIT_NAMES = {"train": TRAIN, "valid": VALID, "test": TEST}
@@ -32,8 +33,17 @@ def random_split(ratings: Ratings, fraction: float, generator: torch.Generator) 
     Raises:
         InputError: the fraction is not in [0, 1).
     """
-    held = torch.zeros(len(ratings), dtype=torch.bool)
-    held[torch.randperm(len(ratings), generator=generator)[: _share(len(ratings), fraction)]] = True
+    return random_mask(len(ratings), fraction, generator)
+
+
+def random_mask(n: int, fraction: float, generator: torch.Generator) -> Tensor:
+    """(n,) mask of round(fraction · n) places drawn without replacement.
+
+    Raises:
+        InputError: the fraction is not in [0, 1).
+    """
+    held = torch.zeros(n, dtype=torch.bool)
+    held[torch.randperm(n, generator=generator)[: _share(n, fraction)]] = True
     return held
 
 
@@ -127,8 +137,9 @@ def _last_of_each_user(ratings: Ratings, key: Tensor, n_held: Tensor) -> Tensor:
     """Mask of the n_held[j] ratings with the largest keys of each user j."""
     users = ratings.users.cpu()
     by_key = torch.argsort(key)
-    order = by_key[torch.argsort(users[by_key], stable=True)]
-    from_the_end = ratings.pattern.crow.cpu()[1:][users[order]] - torch.arange(len(order))
+    order = by_key.index_select(0, stable_order(users.index_select(0, by_key), ratings.n_users))
+    # The order is by user, as the ratings are: its place n belongs to the user of rating n.
+    from_the_end = ratings.pattern.crow.cpu()[1:].index_select(0, users) - torch.arange(len(order))
     held = torch.zeros(len(ratings), dtype=torch.bool)
-    held[order] = from_the_end <= n_held[users[order]]
+    held[order] = from_the_end <= n_held.index_select(0, users)
     return held

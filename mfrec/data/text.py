@@ -1,28 +1,38 @@
-"""Text: the bytes of a file as delimited fields, safely, with one sentence for each thing that cannot be read."""
+"""Text: the bytes of a file as lines of delimited fields, with one sentence for each thing that cannot be read.
+
+Arrow reads lines of fields into columns.  If it refuses them, `Lines.rows` reads them one by one: that defines what the
+lines hold, and names the faulty one.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
-import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.csv
 
 from mfrec.errors import InputError
 
 _BLANK_LINES = re.compile(rb"(?: *[\r\n]+)*")
-# Before 3.1, pandas' fast parser reads outside its table of powers for a huge exponent: it crashes, or returns another
-# number.  Its round-trip parser is exact.  Later versions have one parser, which is exact, and deprecate the option.
-_EXACT_FLOATS: dict[str, Any] = (
-    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
-)
+_LINE_END = re.compile(rb"\r\n?|\n")
+# Bytes that Arrow reads at a time, in parallel; with fewer, it spends more time on uniting the blocks' distinct ids.
+_BLOCK_SIZE = 2**22
+# Each field of the line that follows the last one where quotes are used.
+_END = "0"
+_OPEN_QUOTE = "a quote is open at the end of the file"
 
 
 def checked_text(where: str, data: bytes) -> bytes:
-    """The bytes without a byte order mark, if they can be lines of text.
+    """The bytes in UTF-8 without a byte order mark, if they can be lines of text.
+
+    Bytes that are not UTF-8 are taken for Latin-1, the encoding of the older MovieLens files.
 
     Raises:
         InputError: they are empty or binary.
@@ -32,24 +42,23 @@ def checked_text(where: str, data: bytes) -> bytes:
         raise InputError(f"{where} is empty; it must hold one line for each entry")
     if b"\0" in data or any(byte < 9 or 13 < byte < 32 for byte in data[:4096]):
         raise InputError(f"{where} is a binary file (it begins with {data[:4]!r}); give text, parquet or a zip of them")
+    if not data.isascii():
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            return data.decode("latin-1").encode()
     return data
 
 
-def first_line(data: bytes) -> bytes:
+def first_line(data: bytes) -> str:
     """The first line that is not blank, at most 64 KiB of it."""
+    begin = _first(data)
+    return data[begin : begin + (1 << 16)].splitlines()[0].decode(errors="replace")
+
+
+def _first(data: bytes) -> int:
     blank = _BLANK_LINES.match(data)
-    begin = blank.end() if blank else 0
-    return data[begin : begin + (1 << 16)].splitlines()[0]
-
-
-def text_encoding(data: bytes) -> Literal["utf-8", "latin-1"]:
-    """ "utf-8", or else "latin-1", the encoding of the older MovieLens files, which accepts any bytes."""
-    try:
-        if not data.isascii():
-            data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "utf-8"
+    return blank.end() if blank else 0
 
 
 def split_header(line: str, wanted: Sequence[str] = ()) -> tuple[str, list[str]]:
@@ -82,23 +91,131 @@ def reason_of(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def read_delimited(data: bytes, separator: str, **options: Any) -> pd.DataFrame:
-    """The frame that `pandas.read_csv` makes of text, without a crash or a warning for any bytes.
+@dataclass(frozen=True)
+class Lines:
+    """Lines of fields between separators.  Blank lines are skipped; a line ends with a line feed, a return or both.
 
-    Args:
-        options: further arguments of `pandas.read_csv`.
-
-    Raises:
-        ValueError: the text is not such a table, or its rows have more fields than its header.
-        OverflowError: an integer has more than 64 bits.
+    Attributes:
+        where: the file's path for messages.
+        data: UTF-8, as `checked_text` returns it.
+        n_fields: the number of fields on each line.
+        has_header: whether the first line is a header, which is skipped.
+        quoting: whether a field may be between quotes, and then hold separators and line ends; "" is a quote there.
     """
-    with np.errstate(all="ignore"):  # pandas casts an infinite timestamp before it refuses it
-        frame: pd.DataFrame = pd.read_csv(
-            io.BytesIO(data), sep=separator, na_filter=False, encoding=text_encoding(data), **_EXACT_FLOATS, **options
+
+    where: str
+    data: bytes
+    separator: str
+    n_fields: int
+    has_header: bool
+    quoting: bool
+
+    def table(self, types: Mapping[int, pyarrow.DataType]) -> pyarrow.Table:
+        """The columns as Arrow reads them, named by their positions "0", "1", ….
+
+        Arrow accepts more numbers than `rows` and `parse_number`: hexadecimal integers.
+
+        Args:
+            types: the type of each column by its position; by default text.
+
+        Raises:
+            ValueError: Arrow refuses the lines.
+        """
+        if self.n_fields == 1:
+            raise ValueError("Arrow takes a blank line for a field")
+        body, has_end = self._body
+        names = [str(position) for position in range(self.n_fields)]
+        table = pyarrow.csv.read_csv(
+            pyarrow.BufferReader(body),
+            pyarrow.csv.ReadOptions(column_names=names, block_size=_BLOCK_SIZE),
+            pyarrow.csv.ParseOptions(
+                delimiter=self.separator,
+                quote_char='"' if self.quoting else False,
+                newlines_in_values=has_end,
+                invalid_row_handler=lambda row: "skip" if row.text is not None and _is_blank([row.text]) else "error",
+            ),
+            pyarrow.csv.ConvertOptions(
+                column_types={name: types.get(position, pyarrow.string()) for position, name in enumerate(names)},
+                null_values=[],
+            ),
         )
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes a surplus first field for an index
-        raise ValueError("lines have more fields than the first line")
-    return frame
+        if has_end:
+            table, end = table.slice(0, len(table) - 1), table.slice(len(table) - 1)
+            if any(cell not in (_END, int(_END)) for row in end.to_pylist() for cell in row.values()):
+                raise ValueError(_OPEN_QUOTE)
+        return table
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Each line's number and its fields, of any count; this defines what the lines hold.
+
+        Raises:
+            InputError: a field is too long, or a quote is open at the end.
+        """
+        body, has_end = self._body
+        text = io.TextIOWrapper(io.BytesIO(body), "utf-8", newline="")
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoting else csv.QUOTE_NONE
+        reader = csv.reader(text, delimiter=self.separator, quoting=quoting)
+        n_before = len(_LINE_END.findall(self.data, 0, self._begin))
+        number, waiting = n_before + 1, (0, [""])  # a row waits for the next, as the last may be that of _END
+        try:
+            for row in reader:
+                if not _is_blank(waiting[1]):
+                    yield waiting
+                number, waiting = n_before + reader.line_num + 1, (number, row)
+        except csv.Error as error:
+            raise self.fault(number, f"it cannot be split into fields ({error})") from error
+        if has_end and waiting[1] == [_END] * self.n_fields:
+            return
+        if not _is_blank(waiting[1]):
+            yield waiting
+        if has_end:
+            raise self.fault(waiting[0], _OPEN_QUOTE)
+
+    def frame(self, names: Sequence[str | int]) -> pd.DataFrame:
+        """All columns as text, by these names; fields that a line lacks are empty.
+
+        Raises:
+            InputError: a line has too many fields, a field is too long, or a quote is open at the end.
+        """
+        try:
+            table = self.table({})
+            columns = [table.column(position).to_pylist() for position in range(self.n_fields)]
+        except ValueError:  # pyarrow's ArrowInvalid is a ValueError
+            columns = [[] for _ in range(self.n_fields)]
+            for number, row in self.rows():
+                if len(row) > self.n_fields:
+                    raise self.wrong_count(number, row) from None
+                for position, column in enumerate(columns):
+                    column.append(row[position] if position < len(row) else "")
+        return pd.DataFrame(dict(enumerate(columns)), dtype=object).set_axis(pd.Index(names), axis=1)
+
+    def fault(self, number: int, fault: str) -> InputError:
+        """The error, for the caller to raise, about a line."""
+        return InputError(f"{self.where}, line {number}: {fault}; correct or remove the line")
+
+    def wrong_count(self, number: int, row: list[str]) -> InputError:
+        """The error, for the caller to raise, about a line with another number of fields."""
+        return self.fault(number, f"the line must have {self.n_fields} fields, as the first line has (got {len(row)})")
+
+    @cached_property
+    def _begin(self) -> int:
+        """Where the first line after the header begins."""
+        if not self.has_header:
+            return 0
+        end = _LINE_END.search(self.data, _first(self.data))
+        return end.end() if end else len(self.data)
+
+    @cached_property
+    def _body(self) -> tuple[bytes | memoryview, bool]:
+        """The lines after the header, and whether a line of _END follows, which shows that no quote is open."""
+        if not self.quoting or self.data.find(b'"', self._begin) < 0:
+            return memoryview(self.data)[self._begin :], False
+        end = self.separator.join([_END] * self.n_fields)
+        return b"".join([memoryview(self.data)[self._begin :], b"\n", end.encode()]), True
+
+
+def _is_blank(row: list[str]) -> bool:
+    return not row or (len(row) == 1 and not row[0].strip(" \t"))
 
 
 def text_table(where: str, data: bytes, separator: str, header: bool) -> pd.DataFrame:
@@ -108,23 +225,21 @@ def text_table(where: str, data: bytes, separator: str, header: bool) -> pd.Data
         InputError: the bytes are not such a table.
     """
     data = checked_text(where, data)
-    quoting = csv.QUOTE_MINIMAL if header else csv.QUOTE_NONE
-    try:
-        return read_delimited(data, separator, header=0 if header else None, dtype="object", quoting=quoting)
-    except ValueError as error:
-        raise InputError(f"{where} cannot be read ({reason_of(error)}); correct or remove it") from error
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if header else csv.QUOTE_NONE
+    fields = next(csv.reader([first_line(data)], delimiter=separator, quoting=quoting))
+    if len(set(fields)) < len(fields) and header:
+        raise InputError(f"{where} must have distinct columns (got {shown(', '.join(fields))}); rename one")
+    return Lines(where, data, separator, len(fields), header, header).frame(fields if header else range(len(fields)))
 
 
 def parquet_frame(where: str, data: bytes) -> pd.DataFrame:
     """The table in a parquet file's bytes; the names of its columns are text.
 
     Raises:
-        InputError: pyarrow is not installed, or the bytes are not a complete parquet file.
+        InputError: the bytes are not a complete parquet file.
     """
     try:
         frame = pd.read_parquet(io.BytesIO(data))
-    except ImportError as error:
-        raise InputError(f"{where} is parquet, which needs pyarrow; pip install pyarrow, or give a CSV") from error
     except Exception as error:  # of damaged bytes, pyarrow raises ValueError, OSError and others
         raise InputError(f"{where} is a damaged parquet file ({reason_of(error)}); make it again") from error
     return frame.set_axis(frame.columns.astype(str), axis=1)

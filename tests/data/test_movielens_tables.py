@@ -115,7 +115,7 @@ def test_a_damaged_movies_table_is_named_without_a_warning(tmp_path: Path, movie
         ("1|-4|M|writer|85711\n", "(got '-4' of user 1); correct or remove the line"),
         ("1|24|M|writer\n", "must have the fields user, age, gender, occupation, zip_code on each line (got 4 fields)"),
         ("1|24|M|writer|85711|x\n", "(got 6 fields)"),
-        ("1|24|M|writer|85711\n2|24|M|writer|85711|x\n", "cannot be read"),
+        ("1|24|M|writer|85711\n2|24|M|writer|85711|x\n", "line 2: the line must have 5 fields"),
         ("\n", "is empty"),
         (b"\0\1", "is a binary file"),
     ],

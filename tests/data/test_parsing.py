@@ -58,7 +58,6 @@ def test_any_delimited_table_is_read_by_its_column_names(
 
 
 def test_parquet_is_read_by_its_column_names(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     path = tmp_path / "table.parquet"
     pd.DataFrame({"who": ["007", "7"], "what": [3, 4], "stars": [1, 2.5]}).to_parquet(path)
     assert rows(read_raw_tables(path, "who,what,stars").ratings) == [("007", 3, 1.0), ("7", 4, 2.5)]
@@ -66,15 +65,6 @@ def test_parquet_is_read_by_its_column_names(tmp_path: Path) -> None:
     assert_unreadable(path, *parts, columns="who,what,rating")
     path.write_bytes(path.read_bytes()[:60])
     assert_unreadable(path, str(path), "damaged parquet", "make it again")
-
-
-def test_parquet_without_pyarrow_names_the_package_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_engine(*args: object, **kwargs: object) -> None:
-        raise ImportError("Missing optional dependency 'pyarrow'.")
-
-    monkeypatch.setattr(pd, "read_parquet", no_engine)
-    path = write_file(tmp_path / "t.parquet", b"PAR1....")
-    assert_unreadable(path, "needs pyarrow", "pip install pyarrow", "or give a CSV")
 
 
 def test_ids_become_integers_only_if_no_text_changes(tmp_path: Path) -> None:
@@ -177,12 +167,6 @@ def test_numbers_are_read_to_the_last_bit() -> None:
     assert ratings["rating"].tolist() == [float(number) for number in numbers]
 
 
-def test_pandas_before_3_1_is_asked_for_its_exact_parser_and_later_versions_are_not() -> None:
-    version = tuple(map(int, pd.__version__.split(".")[:2]))
-    options = text._EXACT_FLOATS
-    assert options == ({"float_precision": "round_trip"} if version < (3, 1) else {})
-
-
 def test_a_surplus_field_on_every_line_is_not_taken_for_an_index(tmp_path: Path) -> None:
     path = write(tmp_path, {"ratings.csv": "userId,movieId,rating\n0,1,2,3\n1,1,3,3\n"})
     assert_unreadable(path, "line 2: the line must have 3 fields, as the first line has (got 4)")
@@ -197,6 +181,63 @@ def test_text_in_the_first_line_is_a_fault_if_its_fields_after_it_are_numbers(tm
 
 def test_an_open_quote_is_refused(tmp_path: Path) -> None:
     assert_unreadable(write(tmp_path, {"ratings.csv": CSV + '"1,2,3,4\n'}), "ratings.csv, line 5: the line must have 4")
+
+
+QUOTED = 'user,item,rating,note\n1,"a, ""b""",4,"two\nlines"\n 2,c"d,1,"e"f\n  \n\n0,0,0,0\n'
+
+
+@pytest.mark.parametrize("ending", ["\n", "", "\r\n"])
+def test_quoted_fields_hold_separators_quotes_and_line_ends(tmp_path: Path, ending: str) -> None:
+    path = write_file(tmp_path / "t.csv", QUOTED[:-1] + ending)
+    assert rows(read_raw_tables(path).ratings) == [("1", 'a, "b"', 4.0), (" 2", 'c"d', 1.0), ("0", "0", 0.0)]
+    assert rows(read_raw_tables(path, "user,note,rating").ratings)[:2] == [("1", "two\nlines", 4.0), (" 2", "ef", 1.0)]
+
+
+@pytest.mark.parametrize("ending", ["\n", ""])
+@pytest.mark.parametrize("after", ["", "5,6,7,8\n9,9,9,9", "\n\n5,6,7,z"])
+def test_a_quote_that_is_open_at_the_end_is_refused_though_the_line_has_all_fields(
+    tmp_path: Path, after: str, ending: str
+) -> None:
+    path = write_file(tmp_path / "t.csv", f'{QUOTED}\n3,4,5,"open\n{after}{ending}')
+    assert_unreadable(path, f"{path}, line 9: a quote is open at the end of the file")
+
+
+def test_a_line_with_too_few_fields_is_refused_though_no_wanted_field_is_missing(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "t.csv", "user,item,rating,note\n1,2,3,x\n4,5,6\n")
+    assert_unreadable(path, f"{path}, line 3: the line must have 4 fields, as the first line has (got 3)")
+
+
+@pytest.mark.parametrize(
+    ("stamp", "seconds"),
+    [("+5", 5), ("7.0", 7), ("1e9", 10**9), (str(2**63 - 1), 2**63 - 1), (str(-(2**63)), -(2**63)), (" 9 ", 9)],
+)
+def test_timestamps_are_whole_seconds_in_any_notation(tmp_path: Path, stamp: str, seconds: int) -> None:
+    path = write(tmp_path, {"ratings.csv": f"{CSV}1,5,3,{stamp}\n"})
+    assert rows(read_raw_tables(path).ratings)[-1] == (1, 5, 3.0, seconds)
+
+
+@pytest.mark.parametrize("stamp", ["0x10", "0X1f", str(2**63), str(-(2**63) - 1)])
+def test_hexadecimal_and_huge_timestamps_are_refused(tmp_path: Path, stamp: str) -> None:
+    path = write(tmp_path, {"ratings.csv": f"{CSV}1,5,3,{stamp}\n"})
+    assert_unreadable(path, "line 5: the timestamp must be whole seconds since 1970", stamp)
+    path = write(tmp_path, {"ratings.csv": f"{CSV}0x10,5,3,1\n"})
+    assert [user for user, *_ in rows(read_raw_tables(path).ratings)] == ["1", "1", "2", "0x10"]
+
+
+def test_bytes_that_are_not_utf_8_are_read_as_latin_1(tmp_path: Path) -> None:
+    content = "user,item,rating,über\né,ß,3,ü\n"
+    for encoding in ("utf-8", "utf-8-sig", "latin-1"):
+        path = write_file(tmp_path / encoding, content.encode(encoding))
+        assert rows(read_raw_tables(path).ratings) == [("é", "ß", 3.0)]
+
+
+def test_ids_of_many_blocks_are_one_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "_BLOCK_SIZE", 64)
+    lines = [(n % 7, f"i{n % 11}", n % 5 + 0.5, n) for n in range(100)]
+    content = "user,item,rating,timestamp\n" + "".join(",".join(map(str, line)) + "\n" for line in lines)
+    ratings = read_raw_tables(write_file(tmp_path / "t.csv", content)).ratings
+    assert rows(ratings) == lines
+    assert ratings["item"].cat.categories.tolist() == [f"i{n}" for n in range(11)]
 
 
 @pytest.mark.parametrize(

@@ -156,3 +156,39 @@ def test_ratings_need_neither_pandas_nor_a_reader() -> None:
         "assert not {'pandas', 'scipy', 'mfrec.data.readers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Masks and types
+
+
+@given(some_ratings(), st.data())
+def test_a_selection_is_what_the_constructor_makes_of_its_ratings(ratings: Ratings, data: st.DataObject) -> None:
+    n = len(ratings)
+    weighted = with_weights(ratings)
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=torch.bool)
+    chosen = weighted.select(mask)
+    assert weighted.weights is not None
+    parts = weighted.users[mask], weighted.items[mask], weighted.values[mask]
+    again = Ratings(*parts, N_USERS, N_ITEMS, weights=weighted.weights[mask])
+    assert torch.equal(chosen.pattern.crow, again.pattern.crow)
+    assert torch.equal(chosen.items, again.items)
+    assert torch.equal(chosen.values, again.values)
+    assert weights_of(chosen) == weights_of(again)
+
+
+@pytest.mark.parametrize("mask", [torch.tensor([True]), torch.tensor([1, 0]), torch.ones(2, 1, dtype=torch.bool)])
+def test_a_mask_has_one_bool_for_each_rating(mask: torch.Tensor) -> None:
+    ratings = Ratings(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.ones(2))
+    with pytest.raises(InputError, match=r"^the mask must be \(2,\) bool \(got \("):
+        ratings.select(mask)
+
+
+def test_rounding_to_float32_is_checked() -> None:
+    pair = torch.tensor([0]), torch.tensor([0])
+    huge = Ratings(*pair, torch.tensor([1e300], dtype=torch.float64))
+    with pytest.raises(InputError, match="ratings must be finite"):
+        huge.to(dtype=torch.float32)
+    tiny = torch.tensor([1e-300], dtype=torch.float64)
+    light = Ratings(*pair, torch.ones(1, dtype=torch.float64), weights=tiny)
+    with pytest.raises(InputError, match="weights must be positive"):
+        light.to(dtype=torch.float32)

@@ -15,6 +15,7 @@ from data_examples import CSV, U_DATA, ml_100k, write
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from mfrec.data import parsing
 from mfrec.data.dataset import Dataset
 from mfrec.data.loading import load_dataset
 from mfrec.data.pairs import read_table
@@ -110,6 +111,19 @@ def test_any_ratings_file_is_read_or_refused(tmp_path: Path, data: bytes, column
 
 
 @budget
+@given(data=mutated_files() | st.binary(max_size=200))
+def test_what_arrow_reads_is_what_the_lines_hold(data: bytes) -> None:
+    fast = read_or_refuse(read_ratings, "file", data, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parsing, "_parse", parsing._parse_by_line)
+        defined = read_or_refuse(read_ratings, "file", data, None)
+    assert (fast is None) == (defined is None)
+    if fast is not None:
+        pd.testing.assert_frame_equal(fast[0], defined[0])
+        assert fast[1] == defined[1]
+
+
+@budget
 @given(text=huge_numbers | st.text(alphabet="0123456789.eE+-infa_ ", max_size=12))
 def test_a_rating_that_is_accepted_is_the_number_that_python_reads(text: str) -> None:
     data = f"user,item,rating\n1,2,{text}\n3,4,5\n".encode()
@@ -184,7 +198,6 @@ def test_any_cells_of_a_frame_are_accepted_or_refused(column: list[Any], name: s
 @budget
 @given(data=st.binary(min_size=1, max_size=100))
 def test_any_parquet_bytes_are_read_or_refused(tmp_path: Path, size: int, data: bytes) -> None:
-    pytest.importorskip("pyarrow")
     path = tmp_path / "x.parquet"
     path.write_bytes(b"PAR1" + data[:size] + b"PAR1")
     check_dataset(read_or_refuse(load_dataset, path))

@@ -155,7 +155,6 @@ def test_a_test_file_that_cannot_be_read_is_named(files: Path) -> None:
 
 
 def test_parquet_and_text_files_share_ids(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     path = tmp_path / "test.parquet"
     pd.DataFrame({"user": [1, 3], "item": [20, 30], "rating": [2.0, 1.0]}).to_parquet(path)
     dataset = load_dataset(write_file(tmp_path / "data.csv", TRAIN_CSV), test_data=path)
