@@ -8,7 +8,7 @@ On planted ratings of MovieLens-1M's shape: 1,000,209 of 6,040 users × 3,706 it
     dense      E = (X Θᵀ − Y) ∘ R, then E Θ and Eᵀ X
     gather     the factors of every rating gathered, gradients added up by index_add
     autograd   nn.Embedding and loss.backward()
-    mfrec      the two sparse products
+    mfrec      on the CPU a kernel, a pass over the ratings of each entity; elsewhere the two sparse products
 
 Each implementation is checked against mfrec's numbers before it is timed.  After a warm-up, the implementations take
 turns in five rounds.  The table has medians over the rounds; a ratio is the median of the rounds' ratios.

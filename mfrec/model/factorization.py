@@ -278,9 +278,7 @@ class MatrixFactorization(nn.Module):
 
     def add_offset(self, prediction: Tensor, items: Tensor) -> Tensor:
         """Ratings, (n,), from centred predictions of the items with these indices, (n,)."""
-        if self.offset is None:
-            return prediction
-        return prediction + _at(self.offset, items)
+        return prediction if self.offset is None else prediction + offset_at(self.offset, items)
 
     def clip(self, prediction: Tensor) -> Tensor:
         """Predictions of any shape, moved into the rating range."""
@@ -288,9 +286,7 @@ class MatrixFactorization(nn.Module):
 
     def targets(self, ratings: Ratings) -> Tensor:
         """(n_ratings,) the ratings less the offset: the targets of θ̃_j · x̃_i."""
-        if self.offset is None:
-            return ratings.values
-        return ratings.values - _at(self.offset, ratings.items)
+        return ratings.values if self.offset is None else ratings.values - offset_at(self.offset, ratings.items)
 
     def terms(self, entity: int) -> list[Term]:
         """The summands of an entity's augmented factors, the rows' own before those of features."""
@@ -301,16 +297,16 @@ class MatrixFactorization(nn.Module):
         """The terms of users, then of items."""
         return self.terms(USER) + self.terms(ITEM)
 
-    def weights(self, term: Term, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """W̃ of a term, (n_rows or n_features, k): its parameters next to each other, 0 between them; differentiable.
+    def weights(self, term: Term, parameters: Mapping[str, Tensor] | None = None, constant: float = 0.0) -> Tensor:
+        """W̃ of a term, (n_rows or n_features, k): its parameters next to each other; differentiable.
 
         Args:
             parameters: used instead of the model's parameters, by the same names.
+            constant: the value in the column without a parameter.
         """
-        parameters = dict(self.named_parameters()) if parameters is None else parameters
-        columns = [parameters[name] for name in term.columns]
+        columns = [self.get_parameter(name) if parameters is None else parameters[name] for name in term.columns]
         if self.biases:
-            columns.insert(2 if term.entity == USER else 1, torch.zeros_like(columns[1]))
+            columns.insert(2 if term.entity == USER else 1, torch.full_like(columns[1], constant))
         return torch.cat(columns, 1)
 
     @torch.no_grad()
@@ -336,8 +332,11 @@ class MatrixFactorization(nn.Module):
 
     def entity_factors(self, entity: int, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """Θ̃, for USER, or X̃, for ITEM: (n_rows, k)."""
-        products = [term.product(self.weights(term, parameters)) for term in self.terms(entity)]
-        return sum(products[1:], products[0] + (1 - self.free_columns()[entity]))
+        terms = self.terms(entity)
+        # The rows' own weights have the constant 1 in them, which saves a pass over the rows.
+        products = [t.product(self.weights(t, parameters, float(t.features is None))) for t in terms]
+        first = products[0] if terms[0].features is None else products[0] + (1 - self.free_columns()[entity])
+        return sum(products[1:], first)
 
     def free_columns(self) -> tuple[Tensor, Tensor]:
         """(1, k) for Θ̃ and for X̃: 1 where a column belongs to a parameter, 0 where it is the constant 1."""
@@ -396,5 +395,6 @@ def _dots(users: Tensor, items: Tensor, user_indices: Tensor, item_indices: Tens
     return (embedding(user_indices, users) * embedding(item_indices, items)).sum(-1)
 
 
-def _at(offset: Tensor, items: Tensor) -> Tensor:
+def offset_at(offset: Tensor, items: Tensor) -> Tensor:
+    """An offset, () or (n_items,), of the items with these indices."""
     return offset if offset.ndim == 0 else offset.index_select(0, items)

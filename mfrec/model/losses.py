@@ -24,7 +24,7 @@ def squared_error(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
         ([4.5], [3.0])
     """
     errors = predictions - targets
-    return 0.5 * errors.square(), errors
+    return errors.square().mul_(0.5), errors
 
 
 def log_cosh(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import torch
 
 from mfrec.data.ratings import Ratings
 from mfrec.evaluation.metrics import (
+    BLOCK,
     COVERAGE,
     METRICS,
     Metric,
@@ -35,6 +36,20 @@ def test_rmse_and_mae_of_known_errors():
     predictions, stars = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 2.0])
     assert rmse(predictions, stars) == pytest.approx(math.sqrt(5 / 3))
     assert mae(predictions, stars) == pytest.approx(1.0)
+
+
+def test_metrics_of_many_float32_errors_are_those_in_float64():
+    predictions, stars = torch.randn(2, 3 * BLOCK + 5, generator=torch.Generator().manual_seed(0))
+    errors = predictions.double() - stars.double()
+    assert rmse(predictions, stars) == pytest.approx(float(errors.square().mean().sqrt()), rel=1e-7)
+    assert mae(predictions, stars) == pytest.approx(float(errors.abs().mean()), rel=1e-7)
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_metrics_change_neither_predictions_nor_ratings(metric):
+    predictions, stars = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])
+    metric.function(predictions, stars)
+    assert (predictions.tolist(), stars.tolist()) == ([1.0, 2.0], [3.0, 5.0])
 
 
 def test_metrics_without_ratings_are_nan():
@@ -69,6 +84,14 @@ def test_only_the_cost_of_the_training_set_includes_the_penalty(ratings):
     assert penalty > 0
     assert measured["train"]["cost"] - measured["test"]["cost"] == pytest.approx(penalty)
     assert measured["train"]["rmse"] == measured["test"]["rmse"]
+
+
+@pytest.mark.parametrize("entity", ["users", "items"])
+def test_factors_that_are_not_finite_show_in_the_cost_of_held_out_ratings(ratings, entity):
+    model = MatrixFactorization.from_ratings(ratings, 2)
+    with torch.no_grad():
+        getattr(model, entity).factors.weight[int(getattr(ratings, entity)[0])] = torch.inf
+    assert not math.isfinite(evaluate(model, ratings, Objective())["cost"])
 
 
 def mean_field(ratings: Ratings, alpha: float) -> MeanFieldPosterior:

@@ -209,6 +209,18 @@ def test_the_autograd_function_passes_gradcheck(ratings, loss):
     )
 
 
+def test_an_offset_apart_from_the_targets_gives_the_same_cost(ratings):
+    model, objective = make_model(ratings), Objective()
+    factors = [factors.detach() for factors in model.augmented_factors()]
+    centred = DataCost.apply(*factors, model.targets(ratings), ratings, objective)
+    assert_close(DataCost.apply(*factors, ratings.values, ratings, objective, model.offset), centred)
+
+
+def test_without_l2_there_is_no_penalty(ratings):
+    assert float(Objective().penalty(make_model(ratings), ratings)) == 0
+    assert float(Objective(0.0, 1.0).penalty(make_model(ratings), ratings).detach()) > 0
+
+
 def test_central_differences_agree_with_the_gradient_to_nine_digits(ratings):
     objective, model = Objective(1.5), make_model(ratings)
     gradients, step = objective.gradients(model, ratings), 1e-4
