@@ -154,10 +154,11 @@ def train_run(cli: Cli, tiny: Path) -> TrainRun:
     """Trains a small model on the tiny data; returns its run folder in `run_dir`."""
 
     def call(run_dir: Path, name: str, *options: object, solver: str = "sgd", epochs: int = 4) -> Path:
-        blocks = ("--blocks", 2, 2) if solver == "sgd" else ()
+        # Step sizes that do not depend on the number of epochs.
+        schedule = ("--lr-epochs", 8) if solver == "sgd" else ()
         # Without TensorBoard: drawing figures takes longer than training this model.
         place = ("--data", tiny, "--run-dir", run_dir, "--name", name, "--json", "--log-every", 0)
-        size = ("--rank", 3, "--epochs", epochs, "--patience", 100, *blocks)
+        size = ("--rank", 3, "--epochs", epochs, "--patience", 100, *schedule)
         output = cli("train", solver, *place, *size, *options)
         assert output.status == 0, output.err
         return run_dir / name

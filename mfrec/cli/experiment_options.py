@@ -26,7 +26,7 @@ from mfrec.experiments.config import (
 )
 from mfrec.options import Options
 from mfrec.solvers.base import SOLVERS
-from mfrec.solvers.registry import DEFAULT_SOLVER
+from mfrec.solvers.registry import DEFAULT_GPU_SOLVER, DEFAULT_SOLVER
 
 E = TypeVar("E", bound="ExperimentOptions")
 G = TypeVar("G", bound=Options)
@@ -74,7 +74,8 @@ class ExperimentOptions(Options):
             InputError: the solver is unknown, or the file cannot be used.
         """
         if stage.config is None:
-            return ExperimentConfig.create(DEFAULT_SOLVER if solver is None else solver)
+            default = DEFAULT_GPU_SOLVER if stage.device == "cuda" else DEFAULT_SOLVER
+            return ExperimentConfig.create(default if solver is None else solver)
         values = read_config(stage.config)
         config = config_from(values, stage.config, solver)
         if "format" in values:

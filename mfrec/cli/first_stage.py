@@ -1,4 +1,4 @@
-"""--plugin, --config and --resume: parsed before all other options, because they add solvers and set defaults."""
+"""--plugin, --config, --resume and --device: parsed before all other options, because they add and choose solvers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ class FirstStage:
         plugins: modules to import, which may add solvers.
         config: a file of defaults.
         resume: a run, or a study, whose options are the defaults.
+        device: the device, which chooses the solver if none is named.
     """
 
     plugins: tuple[str, ...]
     config: str | None
     resume: str | None
+    device: str | None = None
 
 
 def first_stage(arguments: Sequence[str]) -> FirstStage:
-    """Find --plugin, --config and --resume among other options; tyro reports missing values later."""
+    """Find --plugin, --config, --resume and --device among other options; tyro reports missing values later."""
     options, _ = _first_parser().parse_known_args(arguments)
-    return FirstStage(tuple(filter(None, options.plugin)), options.config, options.resume)
+    return FirstStage(tuple(filter(None, options.plugin)), options.config, options.resume, options.device)
 
 
 def solver_and_options(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -68,6 +70,7 @@ def _first_parser() -> argparse.ArgumentParser:
     parser.add_argument("--plugin", action="append", nargs="?", default=[])
     parser.add_argument("--config", nargs="?")
     parser.add_argument("--resume", nargs="?")
+    parser.add_argument("--device", nargs="?")
     return parser
 
 

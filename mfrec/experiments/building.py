@@ -24,7 +24,7 @@ from mfrec.model.losses import LOSSES
 from mfrec.model.objective import Objective
 from mfrec.posteriors.base import Posterior
 from mfrec.posteriors.registry import posterior_from_state
-from mfrec.solvers.base import SOLVERS, Solver
+from mfrec.solvers.base import SOLVERS, Solver, gpu_unsupported
 
 
 def choose_device(name: str) -> torch.device:
@@ -36,6 +36,19 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise OptionError("device", "cuda is not available; use cpu, or install a torch with CUDA")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def training_device(config: ExperimentConfig) -> torch.device:
+    """The device that a configuration trains on; "auto" is the CPU for a solver that needs it.
+
+    Raises:
+        InputError: cuda is not available, or the solver cannot train on it.
+    """
+    if not SOLVERS[config.solver].cpu_only:
+        return choose_device(config.fit.device)
+    if config.fit.device == "cuda":
+        raise gpu_unsupported(config.solver)
+    return torch.device("cpu")
 
 
 def build_objective(config: ExperimentConfig) -> Objective:

@@ -92,7 +92,7 @@ class FitConfig(Options):
     epochs: Count = 100
     """Maximum number of epochs."""
     patience: Count = 8
-    """Stop after this many epochs without a better validation metric; vb and gibbs run all epochs."""
+    """Stop after this many epochs without a better validation metric; sgd, vb and gibbs run all epochs."""
     monitor: str = "rmse"
     """Validation metric for early stopping, the best epoch and tuning: rmse, mae, or one such as ndcg@10."""
     refit: bool = False
@@ -100,7 +100,7 @@ class FitConfig(Options):
     seed: Seed = 0
     """Seed of the split, the initial factors and the solver; same seed and device, same bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device to train on; auto uses a GPU if there is one."""
+    """Device to train on; auto uses a GPU if there is one and the solver can."""
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ def fit(
     progress = Progress() if progress is None else progress
     loop = _Loop(solver, validation, epochs, monitor, log_every, loggers, on_epoch, save, progress)
     if progress.epoch == 0:
+        solver.plan(epochs)
         loop.evaluate_epoch({})
         loop.save_now()
     while progress.epoch < epochs and not out_of_patience(progress, patience) and not stop():

@@ -18,7 +18,7 @@ from mfrec.data.splits import SPLIT_NAMES, split_by_labels
 from mfrec.errors import OptionError
 from mfrec.evaluation.metrics import with_coverage
 from mfrec.evaluation.monitors import evaluate_monitored, monitor
-from mfrec.experiments.building import build_solver, choose_device, refit_labels
+from mfrec.experiments.building import build_solver, refit_labels, training_device
 from mfrec.experiments.config import ExperimentConfig
 from mfrec.experiments.interrupts import Interrupts
 from mfrec.experiments.loggers import Logger, open_loggers
@@ -51,7 +51,7 @@ class Session:
         first_fit: dict[str, Any] | None = None,
     ) -> None:
         self.config, self.dataset, self.drawn_labels, self.run = config, dataset, split_labels, run
-        self.device = choose_device(config.fit.device)
+        self.device = training_device(config)
         self.resumed_at: int | None = None
         self._build(first_fit)
         if config.fit.refit and first_fit is None and "valid" not in self.splits:

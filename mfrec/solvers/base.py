@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from mfrec.errors import InputError, unknown
+from mfrec.errors import InputError, OptionError, unknown
 from mfrec.options import Options, options_from
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ CAPABILITIES: dict[Capability, str] = {
 class Solver:
     """A way to train a model: changes it in place, one `epoch()` at a time.
 
-    A subclass implements `epoch`, and `state_dict` and `load_state_dict` if it has a state besides the model.
+    A subclass implements `epoch`; `state_dict` and `load_state_dict` if it has a state besides the model; and `plan`
+    if the number of epochs matters.
 
     Args:
         model: the model to train.
@@ -72,6 +73,9 @@ class Solver:
     ) -> None:
         self.model, self.ratings, self.objective = model, ratings, objective
         self.options, self.generator = options, generator
+
+    def plan(self, epochs: int) -> None:
+        """Prepare for this many epochs, before the first; for solvers whose step size follows a schedule."""
 
     def epoch(self) -> dict[str, float]:
         """Go over the ratings once; afterwards the model is usable.
@@ -118,6 +122,7 @@ class SolverSpec:
         early_stopping: whether training stops when the validation metric no longer improves, and restores the best
             parameters; solvers without it run all their epochs.  Only for solvers that infer a point estimate: a
             posterior's variances or samples are those of the last epoch.
+        cpu_only: whether the solver cannot train on a GPU.
     """
 
     summary: str
@@ -128,6 +133,7 @@ class SolverSpec:
     search_space: Mapping[str, SearchRange] = field(default_factory=dict)
     learns: frozenset[str] = frozenset()
     early_stopping: bool = True
+    cpu_only: bool = False
 
     def load(self) -> type[Solver]:
         """The solver's class, imported if need be."""
@@ -159,13 +165,13 @@ class SolverSpec:
 
         chosen = options_from(self.options, options, f"the options of {SOLVERS.name_of(self)}")
         chosen.check()
-        self._check_support(model, objective)
+        self._check_support(model, ratings, objective)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         solver = self.load()(model, ratings, objective, chosen, generator)
         solver.spec = self
         return solver
 
-    def _check_support(self, model: MatrixFactorization, objective: Objective) -> None:
+    def _check_support(self, model: MatrixFactorization, ratings: Ratings, objective: Objective) -> None:
         from mfrec.model.losses import squared_error
 
         needed: dict[Capability, bool] = {
@@ -176,12 +182,20 @@ class SolverSpec:
         for capability, is_needed in needed.items():
             if is_needed and capability not in self.supports:
                 raise unsupported(SOLVERS.name_of(self), capability)
+        if self.cpu_only and ratings.device.type != "cpu":
+            raise gpu_unsupported(SOLVERS.name_of(self))
 
 
 def unsupported(solver: str, capability: Capability) -> InputError:
     """The error, for the caller to raise, for a solver without a capability; lists the solvers that have it."""
     alternatives = [name for name, spec in SOLVERS.items() if capability in spec.supports]
     return InputError(f"{solver} does not support {CAPABILITIES[capability]}; use {', '.join(alternatives)}")
+
+
+def gpu_unsupported(solver: str) -> OptionError:
+    """The error, for the caller to raise, for a solver that cannot train on a GPU; lists those that can."""
+    alternatives = [name for name, spec in SOLVERS.items() if not spec.cpu_only]
+    return OptionError("device", f"must be cpu or auto for {solver}; on a GPU use {', '.join(alternatives)}")
 
 
 class SolverTable(dict[str, SolverSpec]):

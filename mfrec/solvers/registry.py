@@ -19,16 +19,33 @@ __all__ = [
     "GibbsOptions",
     "GradientDescentOptions",
     "QuasiNewtonOptions",
+    "SGDOptions",
     "TorchOptimizerOptions",
     "VariationalBayesOptions",
 ]
 
 DEFAULT_SOLVER = "sgd"
+# The solver to train with on a GPU if none is named: the default one runs on the CPU.
+DEFAULT_GPU_SOLVER = "block-sgd"
+# The planned epochs of sgd unless others are asked for.
+SGD_EPOCHS = 16
+
+
+@dataclass(frozen=True)
+class SGDOptions(Options):
+    """Options of sgd."""
+
+    lr: Positive = 0.09
+    """Step size α of the first epoch; it falls to 0 along half a cosine."""
+    lr_epochs: Count | None = None
+    """Epochs until α is 0 and starts again at lr; by default all epochs of the run."""
+    step: Literal["proximal", "plain"] = "proximal"
+    """How a gradient becomes a step: proximal (never diverges) or plain."""
 
 
 @dataclass(frozen=True)
 class BlockSGDOptions(Options):
-    """Options of sgd."""
+    """Options of block-sgd."""
 
     lr: Positive = 0.02
     """Step size α of the first epoch."""
@@ -109,7 +126,22 @@ class GibbsOptions(Options):
 LEARNED = frozenset({"l2", "bias_l2", "l2_scaling"})
 
 SOLVERS["sgd"] = SolverSpec(
-    summary="Stochastic gradient descent on one block of the ratings matrix after another.",
+    summary="Stochastic gradient descent on one rating after another.",
+    options=SGDOptions,
+    implementation="mfrec.solvers.sgd:SGD",
+    supports=frozenset({"non-negative", "losses"}),
+    # It runs all its planned epochs, so that the validation set only shows how well.
+    defaults={"rank": 128, "l2": 0.9, "epochs": SGD_EPOCHS, "patience": SGD_EPOCHS, "valid_fraction": 0.05},
+    search_space={
+        "lr": SearchRange(0.02, 0.1, "log"),
+        "l2": SearchRange(0.3, 3.0, "log"),
+        "rank": SearchRange(16, 128, "log"),
+        "epochs": SearchRange(10, 60, "log"),
+    },
+    cpu_only=True,
+)
+SOLVERS["block-sgd"] = SolverSpec(
+    summary="Stochastic gradient descent on one block of ratings after another: for features, momentum and GPUs.",
     options=BlockSGDOptions,
     implementation="mfrec.solvers.block_sgd:BlockSGD",
     supports=frozenset({"features", "non-negative", "losses"}),

@@ -106,7 +106,7 @@ def test_a_checkpoint_of_another_model_is_refused_on_resuming(
 ) -> None:
     rank = () if "--rank" in options else ("--rank", 3)
     place = ("--data", tiny, "--run-dir", tmp_path, "--name", "other", "--log-every", 0)
-    assert cli("train", *place, "--epochs", 2, "--blocks", 2, 2, *rank, *options).status == 0
+    assert cli("train", *place, "--epochs", 2, *rank, *options).status == 0
     shutil.copy(tmp_path / "other" / "checkpoint.pt", run / "checkpoint.pt")
     assert_refused(cli("train", "--resume", run, "--epochs", 9), run / "checkpoint.pt")
 

@@ -120,7 +120,16 @@ def unneeded(
         "recommend": [trained_run, "--user", 1],
         "train": ["als", "--data", tiny, *SMALL, "--run-dir", runs],
     }
-    packages = ("scipy", "matplotlib", "tensorboard", "optuna", "pooch", "sklearn")
+    packages = (
+        "scipy.sparse",
+        "scipy.optimize",
+        "scipy.stats",
+        "matplotlib",
+        "tensorboard",
+        "optuna",
+        "pooch",
+        "sklearn",
+    )
     imports = imports_of([[verb, *map(str, arguments)] for verb, arguments in commands.items()], packages)
     return dict(zip(commands, imports, strict=True))
 
@@ -171,12 +180,15 @@ def test_verbs_that_train_differ_in_the_options_that_make_sense_for_them(
 
 
 def test_the_options_of_a_solver_appear_under_it_alone(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {solver: set(options_of(cli, monkeypatch, "train", solver)) for solver in ("sgd", "gd", "optim")}
+    options = {
+        solver: set(options_of(cli, monkeypatch, "train", solver)) for solver in ("sgd", "block-sgd", "gd", "optim")
+    }
     common = set.intersection(*options.values())
     assert {"--lr", "--rank", "--data", "--resume", "--json"} <= common
     assert options["gd"] == common
     assert options["optim"] - common == {"--optimizer"}
-    assert options["sgd"] - common == {"--step", "--momentum", "--blocks", "--lr-decay"}
+    assert options["sgd"] - common == {"--step", "--lr-epochs"}
+    assert options["block-sgd"] - common == {"--step", "--momentum", "--blocks", "--lr-decay"}
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -271,7 +283,7 @@ def test_a_typo_in_a_name_gets_the_nearest_name(
     [
         ("train sgd --rnak 3", ["--rnak", "Perhaps you meant: --rank INT", "in mfrec train sgd --help"]),
         ("train --rnak 3", ["--rnak", "Perhaps you meant: --rank INT", "in mfrec train sgd --help"]),
-        ("train sgd --momentun 0.5", ["--momentun", "--momentum FLOAT"]),
+        ("train block-sgd --momentun 0.5", ["--momentun", "--momentum FLOAT"]),
         ("train sgd --step implict", ["--step", "implict", "proximal"]),
         ("train gd --l2-scaling rows", ["--l2-scaling", "rows", "row"]),
         ("cv als --rnk 3", ["--rnk", "--rank INT", "in mfrec cv als --help"]),

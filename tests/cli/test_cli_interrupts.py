@@ -22,7 +22,7 @@ from mfrec.experiments.run import Run
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 60.0
-ENDLESS = ("--rank", "3", "--epochs", "1000000", "--patience", "1000000", "--blocks", "2", "2")
+ENDLESS = ("--rank", "3", "--epochs", "1000000", "--patience", "1000000", "--lr-epochs", "8")
 
 
 def wait_until(happened: Callable[[], bool], alive: Callable[[], bool], event: str) -> None:
@@ -134,7 +134,7 @@ def test_the_advice_after_an_interrupted_resume_works_as_printed(
     assert Run.open(run).config().fit.epochs == 6
 
 
-@pytest.mark.parametrize("repeated", [("--rank", 3, "--blocks", 2, 2), ("--biases",), ("--lr", "0.02")], ids=str)
+@pytest.mark.parametrize("repeated", [("--rank", 3, "--lr-epochs", 8), ("--biases",), ("--lr", "0.09")], ids=str)
 def test_resuming_with_an_unchanged_option_repeated_is_no_change(
     repeated: tuple[object, ...], train_run: TrainRun, cli: Cli, tmp_path: Path
 ) -> None:

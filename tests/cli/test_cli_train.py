@@ -163,16 +163,20 @@ def test_every_solver_lowers_the_cost(solver: str, tiny: Path, cli: Cli, tmp_pat
         ("--l2-scaling", "rating", "--bias-l2", 0),
         ("--device", "cpu"),
         ("--rating-range", 0, 6),
-        ("--blocks", 1, 1),
-        ("--blocks", 99, 99),
-        ("--lr_decay", 0.1),
+        ("--lr_epochs", 2),
+        ("--step", "plain"),
+        ("block-sgd", "--blocks", 1, 1),
+        ("block-sgd", "--blocks", 99, 99),
+        ("block-sgd", "--lr_decay", 0.1),
         ("--lr=0.01",),
         ("--no-nonnegative", "--biases"),
     ],
     ids=lambda options: " ".join(map(str, options)),
 )
 def test_every_option_works(options: tuple[object, ...], tiny: Path, cli: Cli, tmp_path: Path) -> None:
-    metrics = answer(cli("train", "--data", tiny, *SMALL, "--run-dir", tmp_path, "--json", *options))
+    solver = () if str(options[0]).startswith("-") else options[:1]
+    place = ("--data", tiny, *SMALL, "--run-dir", tmp_path, "--json")
+    metrics = answer(cli("train", *solver, *place, *options[len(solver) :]))
     assert math.isfinite(metrics["train"]["rmse"])
 
 
@@ -322,7 +326,8 @@ def test_an_impossible_option_is_refused_by_its_flag_and_value_and_leaves_nothin
     arguments: str, words: list[str], cli: Cli, tiny: Path, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
-    assert_refused(cli("train", "sgd", "--data", tiny, *SMALL, "--run-dir", runs, *arguments.split()), *words)
+    solver = "block-sgd" if arguments.startswith(("--lr-decay", "--momentum", "--blocks")) else "sgd"
+    assert_refused(cli("train", solver, "--data", tiny, *SMALL, "--run-dir", runs, *arguments.split()), *words)
     assert not runs.exists() or list(runs.iterdir()) == []
 
 
@@ -497,7 +502,7 @@ def test_a_resumed_run_takes_its_own_options_and_ends_as_if_it_had_never_stopped
         (("--rank", 5), ["--rank must stay 3", "(got 5)"]),
         (("--no-biases",), ["--biases must stay True", "(got False)"]),
         (("--seed", 1), ["--seed must stay 0", "(got 1)"]),
-        (("--lr", 0.5), ["--lr must stay 0.02", "(got 0.5)"]),
+        (("--lr", 0.5), ["--lr must stay 0.09", "(got 0.5)"]),
         (("--config", "config.json"), ["--config cannot be used with --resume"]),
     ],
     ids=str,

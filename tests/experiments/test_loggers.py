@@ -150,7 +150,14 @@ def dataset():
 
 
 def config_for(folder: Path, **options: Any) -> ExperimentConfig:
-    options = {"rank": 2, "epochs": EPOCHS, "patience": 100, "log_every": 1, "loggers": ("jsonl",)} | options
+    options = {
+        "rank": 2,
+        "epochs": EPOCHS,
+        "lr_epochs": EPOCHS,
+        "patience": 100,
+        "log_every": 1,
+        "loggers": ("jsonl",),
+    } | options
     return ExperimentConfig.create("sgd", run_dir=str(folder), name="run", **options)
 
 

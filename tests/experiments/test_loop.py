@@ -344,7 +344,7 @@ def test_a_resumed_fit_matches_an_uninterrupted_one(tiny_split: tuple[Ratings, R
     def started() -> Solver:
         generator = torch.Generator().manual_seed(3)
         model = MatrixFactorization.from_ratings(train, 2, generator=generator)
-        return SOLVERS["sgd"](model, train, Objective(1.0), generator=generator, blocks=(2, 2), momentum=0.5)
+        return SOLVERS["block-sgd"](model, train, Objective(1.0), generator=generator, blocks=(2, 2), momentum=0.5)
 
     train, valid = tiny_split
     whole, part, resumed = started(), started(), started()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
 import shutil
@@ -33,15 +34,16 @@ from mfrec.solvers.registry import SOLVERS
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((solver, {}) for solver in SOLVERS),
-    ("sgd", {"momentum": 0.5}),
-    ("sgd", {"step": "adagrad", "lr": 0.1}),
-    ("sgd", {"step": "plain", "lr": 0.002, "lr_decay": 0.1, "valid_fraction": 0.0}),
+    ("block-sgd", {"momentum": 0.5}),
+    ("block-sgd", {"step": "adagrad", "lr": 0.1}),
+    ("block-sgd", {"step": "plain", "lr": 0.002, "lr_decay": 0.1, "valid_fraction": 0.0}),
+    ("sgd", {"step": "plain", "lr": 0.02, "valid_fraction": 0.0}),
     ("sgd", {"monitor": "mae"}),
     ("sgd", {"monitor": "ndcg@3"}),
     ("optim", {"optimizer": "lbfgs", "lr": 0.5}),
     ("optim", {"optimizer": "adamw", "biases": False, "offset": "item"}),
     *((solver, {"implicit": "both", "item_features": "genres,year"}) for solver in ("als", "gibbs", "optim")),
-    ("sgd", {"implicit": "users", "item_features": "year", "item_ids": False, "momentum": 0.5, "lr": 0.002}),
+    ("block-sgd", {"implicit": "users", "item_features": "year", "item_ids": False, "momentum": 0.5, "lr": 0.002}),
     ("als", {"nonnegative": True}),
     ("quasi-newton", {"nonnegative": True, "item_features": "year"}),
     ("gibbs", {"burn_in": 2, "samples": 2}),
@@ -73,7 +75,7 @@ def test_resume_matches_uninterrupted_run(solver: str, options: dict[str, Any], 
 
 
 def test_the_embedded_data_resume_to_the_same_bits(tmp_path: Path) -> None:
-    config = ExperimentConfig.create("sgd", run_dir=str(tmp_path), patience=100, seed=3, loggers=())
+    config = ExperimentConfig.create("sgd", run_dir=str(tmp_path), patience=100, seed=3, loggers=(), lr_epochs=6)
     train(config.updated(epochs=6, name="whole"))
     train(config.updated(epochs=3, name="part"))
     resume(tmp_path / "part", epochs=6)
@@ -107,6 +109,22 @@ def test_interrupting_after_every_epoch_changes_nothing(tiny: Path, tmp_path: Pa
         results.append(train(run.config(), run=run, stop=stopping_after(1)))
     assert [result.interrupted for result in results] == [True, True, True, False]
     assert_same_runs(whole, part)
+
+
+def test_step_sizes_planned_for_all_epochs_resume_to_the_same_bits_and_start_again_after_them(
+    tiny: Path, tmp_path: Path
+) -> None:
+    whole = train_small(tiny, tmp_path, "whole", epochs=5, lr_epochs=None)
+    asked = iter([False, False, True])
+    config = small_config(tiny, tmp_path, epochs=5, lr_epochs=None, name="part")
+    train(config, stop=lambda: next(asked))
+    resume(tmp_path / "part")
+    assert_same_runs(whole, tmp_path / "part")
+    rates: list[float] = []
+    run = Run.open(whole)
+    train(run.config().updated(epochs=7), run=run, on_epoch=lambda epoch: rates.append(epoch.solver["lr"]))
+    first = ExperimentConfig.create("sgd").options.lr  # type: ignore[attr-defined]
+    assert rates == [first, pytest.approx(0.5 * first * (1 + math.cos(math.pi / 5)))]
 
 
 # What may change.

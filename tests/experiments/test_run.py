@@ -68,7 +68,7 @@ def test_config_json_is_the_nested_options_of_this_format(finished: Path, tiny: 
     assert list(values)[:3] == ["checksum", "format", "solver"]
     assert (values["format"], values["solver"]) == (FORMAT, "sgd")
     assert values["data"]["data"] == str(tiny)
-    assert values["options"]["blocks"] == [2, 2]
+    assert values["options"]["lr_epochs"] == 8
     assert values["fit"]["epochs"] == 4
 
 

@@ -78,8 +78,9 @@ def train_run(folder: Path, name: str, data: Path, solver: str = "sgd", **option
     """A run folder with TensorBoard's files."""
     common: dict[str, Any] = {"rank": 3, "patience": 100, "log_every": 1, "device": "cpu", "loggers": ("tensorboard",)}
     place = {"data": str(data), "run_dir": str(folder), "name": name}
-    blocks = {"blocks": (2, 2)} if solver == "sgd" else {}
-    config = ExperimentConfig.create(solver, **common | place | blocks | options)
+    # Step sizes that do not depend on the number of epochs.
+    schedule = {"lr_epochs": 8} if solver == "sgd" else {}
+    config = ExperimentConfig.create(solver, **common | place | schedule | options)
     train(config, command=f"mfrec train {solver} --data {data}")
     return folder / name
 

@@ -160,11 +160,11 @@ def test_splits_are_drawn_before_and_apart_from_the_initial_factors(dataset: Dat
 
 def test_the_default_validation_fraction_is_larger_for_the_embedded_data(dataset: Dataset, tiny: Path) -> None:
     embedded = load_dataset("ml-latest-small")
-    counts = torch.bincount(label_splits(ExperimentConfig.create("sgd"), embedded))
+    counts = torch.bincount(label_splits(ExperimentConfig.create("als"), embedded))
     assert counts[[TRAIN, VALID, TEST]].tolist() == [80004, 10000, 10000]
-    small = torch.bincount(label_splits(small_config(tiny, None), dataset))
+    small = torch.bincount(label_splits(small_config(tiny, None, "als"), dataset))
     assert small[[TRAIN, VALID, TEST]].tolist() == [513, 27, 60]
-    assert torch.bincount(label_splits(ExperimentConfig.create("sgd"), dataset)).tolist() == [513, 27, 60]
+    assert torch.bincount(label_splits(ExperimentConfig.create("als"), dataset)).tolist() == [513, 27, 60]
 
 
 # Refusals.
@@ -179,7 +179,8 @@ def test_the_default_validation_fraction_is_larger_for_the_embedded_data(dataset
         ({"lr": -1.0}, "lr", "positive"),
         ({"seed": -1}, "seed", "(got -1)"),
         ({"l2": math.nan}, "l2", "nan"),
-        ({"device": "cuda"}, "device", "not available"),
+        ({"solver": "als", "device": "cuda"}, "device", "not available"),
+        ({"device": "cuda"}, "device", "must be cpu or auto for sgd; on a GPU use block-sgd"),
         ({"name": "a/b"}, "name", "folder name"),
         ({"name": ".."}, "name", "folder name"),
     ],

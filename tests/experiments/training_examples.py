@@ -20,7 +20,9 @@ WAIT_SECONDS = 60.0
 
 def small_config(folder: Path, run_dir: Path | None, solver: str = "sgd", **options: Any) -> ExperimentConfig:
     """A small training on the data of a folder that never runs out of patience and logs nothing."""
-    size = {"rank": 3, "epochs": 4, "patience": 100} | ({"blocks": (2, 2)} if solver == "sgd" else {})
+    # Step sizes that do not depend on the number of epochs.
+    schedule = {"lr_epochs": 8} if solver == "sgd" else {}
+    size = {"rank": 3, "epochs": 4, "patience": 100} | schedule
     place = {"data": str(folder), "run_dir": None if run_dir is None else str(run_dir), "log_every": 0, "loggers": ()}
     return ExperimentConfig.create(solver, **size, **place).updated(**options)
 

@@ -36,7 +36,7 @@ def test_groups_are_equal_in_size_to_within_one(n, n_groups):
 def test_the_blocks_hold_each_rating_once_with_its_weight(odd_ratings, weighted_ratings, blocks, weighted):
     ratings = weighted_ratings if weighted else odd_ratings
     model = make_model(ratings)
-    solver = make_solver("sgd", model, ratings, Objective(), blocks=blocks)
+    solver = make_solver("block-sgd", model, ratings, Objective(), blocks=blocks)
     assert solver.grid == (min(blocks[0], 11), min(blocks[1], 13))
     assert [block.cell for block in solver.blocks] == [
         (p, q) for p in range(solver.grid[0]) for q in range(solver.grid[1])
@@ -86,7 +86,7 @@ def test_the_costs_of_the_blocks_sum_to_the_whole_cost(
     model = make_model(ratings, item_ids=item_ids, **features)
     for n, parameter in enumerate(model.parameters()):
         parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(n)))
-    solver = make_solver("sgd", model, ratings, objective, blocks=(3, 4))
+    solver = make_solver("block-sgd", model, ratings, objective, blocks=(3, 4))
     total = sum(block_cost(solver, block) for block in solver.blocks)
     assert total == pytest.approx(float(objective.cost(model, ratings)))
 
@@ -119,7 +119,7 @@ def test_a_step_on_one_block_is_its_formula(
 
     model, gradients = start(), []
     options = {"step": step, "momentum": momentum, "lr": 0.01, "lr_decay": 0.5, "blocks": (1, 1)}
-    solver = make_solver("sgd", model, ratings, objective, **options)
+    solver = make_solver("block-sgd", model, ratings, objective, **options)
     for t in range(3):
         gradients.append(objective.gradients(model, ratings))
         assert solver.epoch()["lr"] == 0.01 / (1 + 0.5 * t)
@@ -149,7 +149,7 @@ def test_proximal_steps_stay_stable_with_features(planted, lr):
     objective, costs = Objective(0.1), []
     for options in ({}, implicit):
         model = make_model(planted, **options)
-        train(make_solver("sgd", model, planted, objective, lr=lr), 20)
+        train(make_solver("block-sgd", model, planted, objective, lr=lr), 20)
         costs.append(float(objective.cost(model, planted)))
     assert costs[1] < 2 * costs[0]
 
@@ -157,7 +157,7 @@ def test_proximal_steps_stay_stable_with_features(planted, lr):
 def test_proximal_steps_stay_stable_where_plain_ones_diverge(planted):
     def cost_after(step: str) -> float:
         objective, model = Objective(0.1), make_model(planted, init="uniform")
-        train(make_solver("sgd", model, planted, objective, step=step, lr=0.5), 20)
+        train(make_solver("block-sgd", model, planted, objective, step=step, lr=0.5), 20)
         return float(objective.cost(model, planted))
 
     assert cost_after("proximal") < 1e4

@@ -14,6 +14,7 @@ from mfrec.data.ratings import Ratings
 from mfrec.evaluation.metrics import rmse
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import L2_SCALINGS, Objective
+from mfrec.solvers.registry import SOLVERS
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +83,18 @@ def test_non_negative_factors_end_where_none_can_lower_the_cost(name, options, e
     assert n_at_bound > 5
 
 
-@pytest.mark.parametrize(("name", "options"), [("gd", {"lr": 0.004}), ("sgd", {"lr": 0.02}), ("als", {})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("gd", {"lr": 0.004}), ("sgd", {"lr": 0.02}), ("block-sgd", {"lr": 0.02}), ("als", {})]
+)
 @pytest.mark.parametrize("l2_scaling", L2_SCALINGS)
 def test_weights_of_two_with_twice_the_penalty_and_half_the_step_change_nothing(
     name, options: dict[str, Any], l2_scaling, odd_ratings, odd_features
 ):
     r, models = odd_ratings, []
+    features = odd_features.options() if "features" in SOLVERS[name].supports else {}
     twice = Ratings(r.users, r.items, r.values, r.n_users, r.n_items, weights=torch.full((len(r),), 2.0))
     for ratings, scale in ((r, 1), (twice, 2)):
-        model = make_model(ratings, **odd_features.options())
+        model = make_model(ratings, **features)
         scaled = {option: value / scale for option, value in options.items()}
         train(make_solver(name, model, ratings, Objective(scale * 0.7, scale * 0.2, l2_scaling), **scaled), 5)
         models.append(model)

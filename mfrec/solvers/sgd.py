@@ -1,0 +1,155 @@
+"""Stochastic gradient descent: one rating after another, both rows stepped from their old values.
+
+The share of one rating y(i, j) in the cost J is
+
+    ½ w e² + ½ (λ_j / n_j) ‖θ_j‖² + ½ (λ_i / n_i) ‖x_i‖²        e = θ_j · x_i + b_j + b_i + μ − y(i, j)
+
+with n_j the ratings of user j and n_i those of item i, so that the shares of all ratings sum to J (biases likewise).
+A step goes down its gradient, w e x_i + (λ_j / n_j) θ_j in θ_j and w e θ_j + (λ_i / n_i) x_i in x_i.  By default it is
+the proximal step, which no α makes unstable; `mfrec.kernels.sgd` has both steps.
+
+Users and items are cut at random into P groups each, and the ratings into P × P blocks.  A stratum is P blocks that
+share neither users nor items, so that threads can step through them at the same time.  An epoch visits the P strata
+in random order.  Within a block the ratings are ordered by user, which keeps the user's factors in cache.  P depends
+on the number of ratings alone, so the same bits come from any number of threads.
+
+    Gemulla, Nijkamp, Haas & Sismanis 2011, "Large-scale matrix factorization with distributed stochastic gradient
+    descent"
+
+Epoch t of T planned epochs has the step size α_t = ½ α (1 + cos(π t / T)).  Steps of constant size end near the
+minimum, in noise that grows with α.  A falling α_t learns as fast at first, and ends without the noise.  After T
+epochs the schedule starts again.
+
+    Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", eq. 5
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mfrec.errors import InputError
+from mfrec.kernels.compiled import parallel
+from mfrec.kernels.layout import counting_order
+from mfrec.kernels.sgd import LOG_COSH, SQUARED, Entries, Rows, Step, step_block
+from mfrec.model.entity import ITEM, USER
+from mfrec.model.losses import LOSSES, Loss, log_cosh, squared_error
+from mfrec.solvers.base import Solver
+from mfrec.solvers.registry import SGD_EPOCHS, SOLVERS, SGDOptions
+
+LOSS_CODES: dict[Loss, int] = {squared_error: SQUARED, log_cosh: LOG_COSH}
+# Ratings in a block, about: few enough that small data have blocks for several threads, and many enough that a block
+# takes longer than the start of a thread.
+BLOCK_RATINGS = 8192
+MAX_GROUPS = 64
+
+
+class Blocks(NamedTuple):
+    """The ratings in the order of the blocks, and where each of the P² blocks begins, (P² + 1,)."""
+
+    entries: Entries
+    starts: npt.NDArray[np.int64]
+
+
+class SGD(Solver):
+    """Stochastic gradient descent on the CPU, one rating after another.
+
+    Attributes:
+        lr_epochs: T, the epochs over which the step size falls to 0.
+        n_groups: P.
+        groups: (n_users,) and (n_items,) the group of each user and item.
+
+    Raises:
+        InputError: the loss has no kernel.
+    """
+
+    options: SGDOptions
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        loss = self.objective.loss
+        if loss not in LOSS_CODES:
+            name = next((name for name, function in LOSSES.items() if function is loss), "this loss")
+            names = [n for n, spec in SOLVERS.items() if "losses" in spec.supports and spec.options is not SGDOptions]
+            raise InputError(f"sgd does not support {name}; use {', '.join(names)}")
+        self.epochs = 0
+        self.lr_epochs = self.options.lr_epochs or SGD_EPOCHS
+        self.n_groups = max(1, min(MAX_GROUPS, round((len(self.ratings) / BLOCK_RATINGS) ** 0.5)))
+        self.groups = [self._random_groups(n) for n in (self.ratings.n_users, self.ratings.n_items)]
+        self._blocks: Blocks | None = None
+
+    def _random_groups(self, n_rows: int) -> torch.Tensor:
+        groups: torch.Tensor = (torch.arange(n_rows) * self.n_groups // max(n_rows, 1)).int()
+        return groups[torch.randperm(n_rows, generator=self.generator)]
+
+    def plan(self, epochs: int) -> None:
+        self.lr_epochs = self.options.lr_epochs or epochs
+
+    @property
+    def blocks(self) -> Blocks:
+        """The ratings in the order of the blocks; made for the first epoch, after a state was loaded."""
+        if self._blocks is None:
+            self._blocks = self._lay_out()
+        return self._blocks
+
+    def _lay_out(self) -> Blocks:
+        ratings, P = self.ratings, self.n_groups
+        user_group, item_group = (
+            group.index_select(0, rows) for group, rows in zip(self.groups, (ratings.users, ratings.items), strict=True)
+        )
+        order, starts = counting_order(user_group.mul_(P).add_(item_group).numpy(), P * P)
+        in_order = torch.from_numpy(order)
+        columns = [ratings.users, ratings.items, self.model.targets(ratings)]
+        users, items, targets = (column.index_select(0, in_order).numpy() for column in columns)
+        weights = np.empty(0, targets.dtype)
+        if ratings.weights is not None:
+            weights = ratings.weights.index_select(0, in_order).numpy()
+        return Blocks(Entries(users, items, targets, weights), starts)
+
+    @torch.no_grad()
+    def epoch(self) -> dict[str, float]:
+        options, P = self.options, self.n_groups
+        lr = 0.5 * options.lr * (1 + math.cos(math.pi * (self.epochs % self.lr_epochs) / self.lr_epochs))
+        loss = LOSS_CODES[self.objective.loss]
+        step = Step(lr, options.step == "proximal", loss, self.model.nonnegative)
+        users, items = self._rows(USER), self._rows(ITEM)
+        entries, starts = self.blocks
+        for shift in torch.randperm(P, generator=self.generator).tolist():
+
+            def run(group: int, shift: int = shift) -> None:
+                block = group * P + (group + shift) % P
+                step_block(entries, users, items, step, starts[block], starts[block + 1])
+
+            parallel(run, P)
+        self.epochs += 1
+        return {"lr": lr}
+
+    def _rows(self, entity: int) -> Rows:
+        """The parameters of an entity, whose memory the kernel changes, and their λ for each rating."""
+        model, counts = self.model, (self.ratings.user_counts, self.ratings.item_counts)[entity]
+        penalties = self.objective.penalty_weights(model, self.ratings)
+        (term,) = model.terms(entity)
+        names = [term.factors, term.bias or term.factors]
+        l2 = torch.cat([penalties[name] / counts.clamp_min(1)[:, None] for name in names], 1)
+        factors = model.get_parameter(term.factors).detach().numpy()
+        bias = np.empty(0, factors.dtype)
+        if term.bias is not None:
+            bias = model.get_parameter(term.bias).detach().numpy()[:, 0]
+        return Rows(factors, bias, l2.numpy())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epochs": self.epochs,
+            "lr_epochs": self.lr_epochs,
+            "groups": list(self.groups),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs, self.lr_epochs, self._blocks = state["epochs"], state["lr_epochs"], None
+        self.groups = [group.cpu() for group in state["groups"]]
+        self.generator.set_state(state["generator"].cpu())
