@@ -8,6 +8,7 @@ change D that minimizes it solves the normal equations, in the free columns (all
 Residuals are y − μ − θ̃ᵀx̃ at the observed entries, w their weights, and rhs_shift is zero except for solvers that
 sample.  H(D) is `spmm(R, w ∘ sddmm(R, F D, X̃), X̃)` and Fᵀ of it: no k × k matrix is formed.
 
+    minimize         a few steps of minimize_by_cg.  On the CPU a kernel gathers each row's partners once for all steps.
     minimize_by_cg   preconditioned conjugate gradients.  Rows of an identity term are independent problems, each with
                      its own step length, all solved at once; feature weights are one problem, since a row with two
                      features couples them.  The preconditioner is the diagonal of H, (F∘F)ᵀ (R (X̃∘X̃)) + Λ, without
@@ -24,9 +25,12 @@ sample.  H(D) is `spmm(R, w ∘ sddmm(R, F D, X̃), X̃)` and Fᵀ of it: no k �
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -42,19 +46,30 @@ NORMAL_NUMBERS = 2**24
 MAX_RIDGES = 10
 
 
-class RatingsView(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RatingsView:
     """The ratings in the order of one entity's rows.
 
     pattern: rows × partners.
     targets: (n_entries,) ratings less the offset.
-    weights: (n_entries,), or None if all are 1.
+    rating_weights: w, (n_entries,), or None if all are 1.
     free: (1, k), 1 in the columns to solve for, 0 in that of the constant 1.
+    scales: τ of the rows and of the partners, (n_rows, 1) and (n_cols, 1), or None if all are 1.
     """
 
     pattern: CSRPattern
     targets: Tensor
-    weights: Tensor | None
+    rating_weights: Tensor | None
     free: Tensor
+    scales: tuple[Tensor, Tensor] | None = None
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """(n_entries,) τ τ w, or None if all are 1."""
+        if self.scales is None:
+            return self.rating_weights
+        scales = sddmm(self.pattern, *self.scales)
+        return scales if self.rating_weights is None else scales * self.rating_weights
 
     def weighted(self, values: Tensor) -> Tensor:
         """(n_entries,) values, each multiplied by its weight."""
@@ -75,9 +90,8 @@ def reweighted(
     views: tuple[RatingsView, RatingsView], ratings: Ratings, precision_scales: Sequence[Tensor]
 ) -> tuple[RatingsView, RatingsView]:
     """The views with weights τ_j τ_i w: w are the ratings' own, τ the users' and items' precision scales, (n, 1)."""
-    weights = ratings.weighted(sddmm(ratings.pattern, precision_scales[USER], precision_scales[ITEM]))
-    transposed = weights.index_select(0, ratings.pattern.transpose_order)
-    return views[USER]._replace(weights=weights), views[ITEM]._replace(weights=transposed)
+    users, items = precision_scales
+    return replace(views[USER], scales=(users, items)), replace(views[ITEM], scales=(items, users))
 
 
 class RidgeProblem:
@@ -152,6 +166,95 @@ def ridge_problem(
     return RidgeProblem(view, residuals, model.weights(term), partners, ridge, term.features, rhs_shift)
 
 
+def minimize(
+    model: MatrixFactorization,
+    term: Term,
+    view: RatingsView,
+    ridge: Tensor,
+    steps: int,
+    *,
+    rhs_shift: Tensor | None = None,
+    variances: Tensor | None = None,
+    noise_std: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The term's W̃ after `steps` conjugate-gradient steps from its current value, and the diagonal of H.
+
+    Args:
+        view: the ratings in the order of the term's entity.
+        ridge, rhs_shift: as in `RidgeProblem`.
+        variances: (n_cols, k) V; the weighted sum of its rows over a row's ratings is added to the ridge of the row.
+        noise_std: each target is perturbed by a draw from N(0, noise_std² / weight).
+        generator: the source of the noise, on the CPU.
+    """
+    if term.features is None and has_kernel(ridge):
+        noise = noise_std, int(torch.randint(2**62, (), generator=generator)) if noise_std else 0
+        return _minimize_rows(model, term, view, ridge, steps, rhs_shift, variances, noise)
+    if variances is not None:
+        ones = view.weighted(ridge.new_ones(view.pattern.n_entries))
+        ridge = ridge + spmm(view.pattern, ones, variances) * view.free
+    perturbation = None
+    if noise_std:
+        normal = torch.randn(len(view.targets), generator=generator, dtype=ridge.dtype).to(ridge.device)
+        perturbation = normal.mul_(noise_std)
+        perturbation = perturbation if view.weights is None else perturbation * view.weights.rsqrt()
+    problem = ridge_problem(model, term, view, ridge, perturbation, rhs_shift)
+    return minimize_by_cg(problem, steps), problem.diagonal
+
+
+def has_kernel(tensor: Tensor) -> bool:
+    """Whether kernels compute with tensors like this one."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+
+
+def _minimize_rows(
+    model: MatrixFactorization,
+    term: Term,
+    view: RatingsView,
+    ridge: Tensor,
+    steps: int,
+    rhs_shift: Tensor | None,
+    variances: Tensor | None,
+    noise: tuple[float, int],
+) -> tuple[Tensor, Tensor]:
+    """`minimize` by the kernel; noise is its standard deviation and its seed."""
+    from mfrec.kernels import ridge as kernels  # numba is imported where a kernel runs
+
+    factors, start = model.augmented_factors(), model.weights(term)
+    nothing, no_rows = start.new_empty(0), start.new_empty(0, start.shape[1])
+    scales = (nothing, nothing) if view.scales is None else (view.scales[0][:, 0], view.scales[1][:, 0])
+    entries = kernels.Entries(
+        crow=_array(view.pattern.crow.long()),
+        col=_array(view.pattern.col),
+        targets=_array(view.targets),
+        weights=_array(nothing if view.rating_weights is None else view.rating_weights),
+        row_scales=_array(scales[0]),
+        partner_scales=_array(scales[1]),
+    )
+    scalar, limits = _array(start).dtype.type, torch.finfo(start.dtype)
+    problem = kernels.Regressions(
+        rows=_array(factors[term.entity]),
+        start=_array(start),
+        partners=_array(factors[1 - term.entity]),
+        variances=_array(no_rows if variances is None else variances),
+        ridge=_array(ridge.expand(len(ridge), start.shape[1])),
+        rhs_shift=_array(no_rows if rhs_shift is None else rhs_shift),
+        free=_array(view.free[0]),
+        tiny=scalar(limits.tiny),
+        eps=scalar(limits.eps),
+        noise_std=scalar(noise[0]),
+        seed=np.uint64(noise[1]),
+    )
+    minimum, diagonal = kernels.minimize(entries, problem, steps)
+    return torch.from_numpy(minimum), torch.from_numpy(diagonal)
+
+
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    """The contiguous numbers of a tensor on the CPU, for a kernel."""
+    array: npt.NDArray[Any] = tensor.detach().contiguous().numpy()
+    return array
+
+
 def minimize_by_cg(problem: RidgeProblem, steps: int) -> Tensor:
     """The term's W̃ after `steps` preconditioned conjugate-gradient steps from its current value."""
     inverse = problem.diagonal.reciprocal()
@@ -199,9 +302,19 @@ def normal_matrices(view: RatingsView, partners: Tensor) -> Iterator[tuple[slice
     for first in range(0, n_rows, size):
         end = min(first + size, n_rows)
         entries = slice(int(view.pattern.crow[first]), int(view.pattern.crow[end]))
-        weights = free.new_ones(entries.stop - entries.start) if view.weights is None else view.weights[entries]
-        block = view.pattern.row_block(first, end)
-        yield slice(first, end), torch.stack([spmm(block, weights, free * free[:, a, None]) for a in range(k)], 2)
+        weights = None if view.weights is None else view.weights[entries]
+        yield slice(first, end), _normal_matrices(view.pattern.row_block(first, end), weights, free)
+
+
+def _normal_matrices(pattern: CSRPattern, weights: Tensor | None, partners: Tensor) -> Tensor:
+    """(n_rows, k, k) Σ w x̃ x̃ᵀ over the entries of each row of a pattern."""
+    if has_kernel(partners):
+        from mfrec.kernels.gram import normal_matrices  # numba is imported where a kernel runs
+
+        tensors = (pattern.crow.long(), pattern.col, partners.new_empty(0) if weights is None else weights, partners)
+        return torch.from_numpy(normal_matrices(*(_array(tensor) for tensor in tensors)))
+    weights = partners.new_ones(pattern.n_entries) if weights is None else weights
+    return torch.stack([spmm(pattern, weights, partners * column[:, None]) for column in partners.T], 2)
 
 
 def cholesky(normal: Tensor, ridge: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -207,8 +208,7 @@ class Conditional(ABC):
         self.base, self.partners = new_rows.base(parameters), new_rows.partners(parameters)
         view = new_rows.view
         if precision_scales is not None:
-            tau = precision_scales[:, 0].index_select(0, view.pattern.col)
-            view = view._replace(weights=tau if view.weights is None else tau * view.weights)
+            view = replace(view, scales=(precision_scales.new_ones(new_rows.n_rows, 1), precision_scales))
         self.view: RatingsView = view
         self.residuals = view.targets - sddmm(view.pattern, self.base, self.partners)
 
@@ -226,7 +226,8 @@ class Conditional(ABC):
         # A few users rate few of the items: products over those alone take a hundredth of the time.
         rated, col = torch.unique(pattern.col, return_inverse=True)
         pattern = CSRPattern(pattern.crow, col.to(pattern.col.dtype), (self.new_rows.n_rows, len(rated)))
-        view, partners = self.view._replace(pattern=pattern), self.partners[rated.long()]
+        view = RatingsView(pattern, self.view.targets, self.view.weights, self.view.free)
+        partners = self.partners[rated.long()]
         zeros = torch.zeros_like(self.base)
         problem = RidgeProblem(view, self.residuals, zeros, partners, zeros)
         squares = spmm(pattern, view.weighted(self.residuals.square()), torch.ones_like(partners[:, :1]))

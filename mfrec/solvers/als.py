@@ -23,7 +23,7 @@ import torch
 
 from mfrec.errors import InputError
 from mfrec.model.entity import ITEM, USER
-from mfrec.model.ridge import minimize_by_cg, minimize_by_columns, minimize_exactly, ratings_views, ridge_problem
+from mfrec.model.ridge import minimize, minimize_by_columns, minimize_exactly, ratings_views, ridge_problem
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import SOLVERS, ALSOptions
 
@@ -55,12 +55,13 @@ class ALS(Solver):
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
         for term, ridge in self.terms:
-            problem = ridge_problem(self.model, term, self.views[term.entity], ridge)
+            view = self.views[term.entity]
             if self.model.nonnegative:
-                weights = minimize_by_columns(problem, self.model.rank)
+                weights = minimize_by_columns(ridge_problem(self.model, term, view, ridge), self.model.rank)
             elif self.options.solve == "cholesky" and term.features is None:
-                weights = minimize_exactly(problem)
+                weights = minimize_exactly(ridge_problem(self.model, term, view, ridge))
             else:
-                weights = minimize_by_cg(problem, self.options.cg_steps)
-            self.model.assign(term, torch.lerp(problem.weights, weights, self.options.relaxation))
+                weights, _ = minimize(self.model, term, view, ridge, self.options.cg_steps)
+            before = self.model.weights(term)
+            self.model.assign(term, torch.lerp(before, weights, self.options.relaxation))
         return {}

@@ -38,13 +38,13 @@ import torch
 from torch import Tensor
 
 from mfrec.model.entity import ITEM, USER, Term
-from mfrec.model.ridge import minimize_by_cg, ratings_views, reweighted, ridge_problem
+from mfrec.model.ridge import minimize, ratings_views, reweighted
+from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
 from mfrec.posteriors.draws import standard_gamma, standard_normal
 from mfrec.posteriors.samples import PosteriorSamples
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import GibbsOptions
-from mfrec.sparse import sddmm, spmm
 
 # a and b of every Gamma prior, by shape and rate: as much evidence as one observation.
 PRIOR_SHAPE, PRIOR_RATE = 0.5, 0.5
@@ -96,32 +96,35 @@ class Gibbs(Solver):
         return {"noise_std": self.alpha**-0.5}
 
     def _draw_weights(self, term: Term, precision: Tensor, mean: Tensor) -> None:
-        view = self.views[term.entity]
         ridge = precision / self.alpha
-        perturbation = self._normal((len(view.targets),)).mul_(self.alpha**-0.5)
-        if view.weights is not None:
-            perturbation = perturbation * view.weights.rsqrt()
-        shape = self.model.weights(term).shape
-        rhs_shift = ridge * (mean + self._normal(shape) * precision.rsqrt())
-        problem = ridge_problem(self.model, term, view, ridge, perturbation, rhs_shift)
+        rhs_shift = ridge * (mean + self._normal(self.model.weights(term).shape) * precision.rsqrt())
         steps = self.options.cg_steps if term.features is None else self.options.feature_steps
-        self.model.assign(term, minimize_by_cg(problem, steps))
+        weights, _ = minimize(
+            self.model,
+            term,
+            self.views[term.entity],
+            ridge[None],
+            steps,
+            rhs_shift=rhs_shift,
+            noise_std=self.alpha**-0.5,
+            generator=self.generator,
+        )
+        self.model.assign(term, weights)
 
     def _draw_noise(self) -> None:
         """Draw α and, unless homoscedastic, τ of each user and item; they change the weights of the ratings."""
-        factors, ratings, tau = self.model.augmented_factors(), self.ratings, self.precision_scales
-        view = self.views[USER]
-        squares = ratings.weighted((view.targets - sddmm(view.pattern, *factors)).square())
-        by_entity = (squares, squares.index_select(0, ratings.pattern.transpose_order))
-        total = (spmm(ratings.pattern, squares, tau[ITEM]) * tau[USER]).double().sum()
-        self.alpha = float(self._gamma(torch.tensor(PRIOR_SHAPE + 0.5 * len(squares)), PRIOR_RATE + 0.5 * total))
+        ratings, tau = self.ratings, self.precision_scales
+        squares = squared_errors(self.views[USER], *self.model.augmented_factors())
+        sums = row_sums(ratings.pattern, squares, tau[ITEM])
+        rate = PRIOR_RATE + 0.5 * (sums * tau[USER].double()).sum()
+        self.alpha = float(self._gamma(torch.tensor(PRIOR_SHAPE + 0.5 * len(squares)), rate))
         if self.options.homoscedastic:
             return
-        for entity, pattern in ((USER, ratings.pattern), (ITEM, ratings.pattern.T)):
-            sums = spmm(pattern, by_entity[entity], tau[1 - entity]).double()
-            counts = pattern.counts.double()[:, None]
-            shape, rate = PRECISION_SCALE_SHAPE + 0.5 * counts, PRECISION_SCALE_SHAPE + 0.5 * self.alpha * sums
-            tau[entity] = self._gamma(shape, rate).to(squares.dtype)
+        for entity, counts in ((USER, ratings.user_counts), (ITEM, ratings.item_counts)):
+            if entity == ITEM:
+                sums = column_sums(ratings.pattern, squares, tau[USER])
+            shape = PRECISION_SCALE_SHAPE + 0.5 * counts.double()[:, None]
+            tau[entity] = self._gamma(shape, PRECISION_SCALE_SHAPE + 0.5 * self.alpha * sums).to(squares.dtype)
         self.views = reweighted(self.views, ratings, tau)
 
     def _draw_prior(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 from mfrec.model.entity import ITEM, USER
-from mfrec.model.ridge import RatingsView, minimize_by_cg, ratings_views, reweighted, ridge_problem
+from mfrec.model.ridge import minimize, ratings_views, reweighted
+from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
 from mfrec.posteriors.mean_field import MeanFieldPosterior
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import VariationalBayesOptions
-from mfrec.sparse import sddmm, spmm
 
 # Sweeps before λ, τ and α are learned: a λ learned from factors that are still near zero would keep them there.
 FIXED_SWEEPS = 5
@@ -74,59 +74,56 @@ class VariationalBayes(Solver):
     def epoch(self) -> dict[str, float]:
         for term in self.terms:
             view = self.views[term.entity]
-            spread = self._weighted_sum(view, self.variances[1 - term.entity])
-            ridge = (self.precision[term.entity] / self.alpha + spread) * view.free
-            problem = ridge_problem(self.model, term, view, ridge)
-            self.variances[term.entity] = view.free / (self.alpha * problem.diagonal)
-            self.model.assign(term, minimize_by_cg(problem, self.options.cg_steps))
+            ridge = self.precision[term.entity] / self.alpha * view.free
+            partner_variances, steps = self.variances[1 - term.entity], self.options.cg_steps
+            weights, diagonal = minimize(self.model, term, view, ridge, steps, variances=partner_variances)
+            self.variances[term.entity] = view.free / (self.alpha * diagonal)
+            self.model.assign(term, weights)
+        squares = self._rating_squares()
         if self.epochs >= FIXED_SWEEPS:
-            self._learn()
+            self._learn(squares)
         self.epochs += 1
-        return {"bound": self.bound(), "noise_std": self.alpha**-0.5}
+        return {"bound": self._bound(squares), "noise_std": self.alpha**-0.5}
 
-    def _learn(self) -> None:
-        """Update λ, τ and α, with the factors fixed."""
+    def _learn(self, squares: Tensor) -> None:
+        """Update λ, τ and α, with the factors fixed; squares are w E[e²], (n_ratings,)."""
         for term, variances in zip(self.terms, self.variances, strict=True):
-            squares = self.model.weights(term).square() + variances
-            self.precision[term.entity] = len(squares) / squares.sum(0, keepdim=True).clamp_min(1e-6)
+            means = self.model.weights(term).square() + variances
+            self.precision[term.entity] = len(means) / means.sum(0, keepdim=True).clamp_min(1e-6)
         for entity, counts in ((USER, self.ratings.user_counts), (ITEM, self.ratings.item_counts)):
             # Σ t_i w E[e²] over a user's ratings is Σ ω E[e²] without the user's own t_j.
-            sums = self._expected_squares(entity)
+            sums = self._expected_squares(entity, squares)
             self.alpha = len(self.ratings) / float(sums.sum())
             sums = sums / self._precision_scales()[entity].double()
             self.gammas[entity] = PRECISION_SCALE_SHAPE + 0.5 * torch.stack(
                 [counts.double()[:, None], self.alpha * sums]
             )
-            self.views = reweighted(self.views, self.ratings, self._precision_scales())
+        self.views = reweighted(self.views, self.ratings, self._precision_scales())
 
     def _precision_scales(self) -> list[Tensor]:
         """t of users and of items, each (n, 1)."""
         return [(shape / rate).to(self.model.dtype) for shape, rate in self.gammas]
 
-    def _weighted_sum(self, view: RatingsView, partners: Tensor) -> Tensor:
-        """Σ ω over each row's observed entries of the partners' rows, (n, k)."""
-        assert view.weights is not None
-        return spmm(view.pattern, view.weights, partners)
+    def _rating_squares(self) -> Tensor:
+        """w E[e²] of each rating, (n_ratings,)."""
+        return squared_errors(self.views[USER], *self.model.augmented_factors(), self.variances)
 
-    def _expected_squares(self, entity: int) -> Tensor:
-        """Σ ω E[e²] over the ratings of each row of an entity, (n, 1)."""
-        factors, view = self.model.augmented_factors(), self.views[entity]
-        rows, partners = factors[entity], factors[1 - entity]
-        assert view.weights is not None
-        s, v = self.variances[entity], self.variances[1 - entity]
-        errors = view.targets - sddmm(view.pattern, rows, partners)
-        ones = torch.ones_like(partners[:, :1])
-        squares = self._weighted_sum(view._replace(weights=view.weights * errors.square()), ones)
-        spread = rows.square() * self._weighted_sum(view, v) + s * self._weighted_sum(view, partners.square() + v)
-        return squares.double() + spread.double().sum(1, keepdim=True)
+    def _expected_squares(self, entity: int, squares: Tensor | None = None) -> Tensor:
+        """Σ ω E[e²] over the ratings of each row of an entity, (n, 1); squares are w E[e²], (n_ratings,)."""
+        squares, t = self._rating_squares() if squares is None else squares, self._precision_scales()
+        sums = (row_sums, column_sums)[entity](self.ratings.pattern, squares, t[1 - entity])
+        return t[entity].double() * sums
 
     @torch.no_grad()
     def bound(self) -> float:
         """L, in nats."""
+        return self._bound(self._rating_squares())
+
+    def _bound(self, squares: Tensor) -> float:
         weights, n = self.ratings.weights, len(self.ratings)
         bound = 0.5 * n * math.log(self.alpha / (2 * math.pi))
         bound += 0.5 * float(weights.double().log().sum()) if weights is not None else 0.0
-        bound -= 0.5 * self.alpha * float(self._expected_squares(USER).sum())
+        bound -= 0.5 * self.alpha * float(self._expected_squares(USER, squares).sum())
         scale = torch.tensor(PRECISION_SCALE_SHAPE, dtype=torch.float64)
         prior = torch.distributions.Gamma(scale, scale)
         counts = (self.ratings.user_counts, self.ratings.item_counts)
