@@ -18,9 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-import peers
 import torch
 import tyro
+from peer import Split
+from peers import PEERS
 
 from mfrec.data.dataset import Dataset
 from mfrec.data.loading import load_dataset
@@ -86,7 +87,7 @@ def main(
         for title, path, split in (("ML-100K, u1", "ml-100k", "u1"), ("ML-1M, random 90/10", "ml-1m", "random")):
             header(f"other packages, {title}")
             dataset = load_dataset(shared / path)
-            for name in peers.PEERS:
+            for name in PEERS:
                 peer_row(name, dataset, split, seeds)
 
 
@@ -157,25 +158,15 @@ def peer_row(name: str, dataset: Dataset, split: str, seeds: tuple[int, ...]) ->
     for seed in seeds:
         mask = dataset.test_mask(split, 0.1, torch.Generator().manual_seed(seed))
         training, test = dataset.ratings.split(mask)
-        data = peers.Split(
-            training.users.numpy(),
-            training.items.numpy(),
-            training.values.numpy(),
-            test.users.numpy(),
-            test.items.numpy(),
-            training.n_users,
-            training.n_items,
-            dataset.rating_range,
-            seed,
-        )
+        split_ratings = Split.of(training, test, dataset.rating_range, seed)
         try:
-            predictions, fit_seconds = peers.PEERS[name](data)
+            point = PEERS[name].trained(split_ratings)
         except ImportError as error:
             print(f"| {name}: {error} | | | |", flush=True)
             return
-        errors.append(rmse(torch.as_tensor(predictions, dtype=test.values.dtype), test.values))
-        seconds.append(fit_seconds)
-    print(f"| {name} | {spread(errors, 4)} | | {spread(seconds, 1)} |", flush=True)
+        errors.append(rmse(torch.as_tensor(point.predictions, dtype=test.values.dtype), test.values))
+        seconds.append(point.seconds)
+    print(f"| {name} | {spread(errors, 4)} | {point.epochs} | {spread(seconds, 1)} |", flush=True)
 
 
 def spread(values: list[float], digits: int) -> str:
