@@ -91,8 +91,8 @@ class FitConfig(Options):
 
     epochs: Count = 100
     """Maximum number of epochs."""
-    patience: Count = 8
-    """Stop after this many epochs without a better validation metric; sgd, vb and gibbs run all epochs."""
+    patience: Count | None = 8
+    """Stop after this many epochs without a better validation metric; None runs all epochs."""
     monitor: str = "rmse"
     """Validation metric for early stopping, the best epoch and tuning: rmse, mae, or one such as ndcg@10."""
     refit: bool = False

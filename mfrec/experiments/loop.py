@@ -84,7 +84,7 @@ def fit(
     validation: Ratings | None = None,
     *,
     epochs: int,
-    patience: int = 8,
+    patience: int | None = 8,
     monitor: str = "rmse",
     log_every: int = 1,
     loggers: Sequence[Logger] = (),
@@ -104,7 +104,7 @@ def fit(
 
     Args:
         epochs: number of epochs in total, including those of `progress`.
-        patience: ignored without a validation set.
+        patience: None runs all epochs; ignored without a validation set.
         monitor: the validation metric to stop early by: a name in `METRICS`, or a ranking metric such as "ndcg@10".
         log_every: number of epochs between evaluations of the training set.
         loggers: where metrics, the solver's values, gradient norms and histograms of the parameters go.
@@ -147,9 +147,9 @@ def checkpoint(solver: Solver, progress: Progress) -> dict[str, Any]:
     }
 
 
-def out_of_patience(progress: Progress, patience: int) -> bool:
-    """Whether the validation metric has not improved for `patience` epochs."""
-    return bool(progress.best_model) and progress.epoch - progress.best_epoch >= patience
+def out_of_patience(progress: Progress, patience: int | None) -> bool:
+    """Whether the validation metric has not improved for `patience` epochs; never if that is None."""
+    return patience is not None and bool(progress.best_model) and progress.epoch - progress.best_epoch >= patience
 
 
 def uses_early_stopping(solver: Solver) -> bool:

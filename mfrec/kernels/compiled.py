@@ -1,4 +1,4 @@
-"""Compilation of kernels, and threads to run them on; the only module that imports numba.
+"""Compilation of kernels, and threads to run them on; the only module that imports numba and its LLVM.
 
 A kernel is a function of numpy arrays, written as plain loops.  numba compiles it on its first call, and keeps the
 machine code in a cache on disk: next to the module, or in the user's cache folder if that is read-only.  Modules of
@@ -24,7 +24,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba.core import event
+from llvmlite import ir
+from numba import extending
+from numba.core import cgutils, config, event, types
 
 logger = logging.getLogger("mfrec.kernels")
 
@@ -43,6 +45,37 @@ def kernel(function: Function) -> Function:
     except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
         compiled = numba.njit(**options)(function)
     return compiled
+
+
+def _prefetch_line(array: npt.NDArray[Any], row: int, column: int) -> None:
+    """Start to load the cache line of array[row, column]; without compilation, do nothing."""
+
+
+if not config.DISABLE_JIT:  # type: ignore[attr-defined]
+
+    @extending.intrinsic
+    def _prefetch_line(typing_context: Any, array: Any, row: Any, column: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array_type = signature.args[0]
+            values = context.make_array(array_type)(context, builder, arguments[0])
+            place = cgutils.get_item_pointer(context, builder, array_type, values, arguments[1:])  # type: ignore[no-untyped-call]
+            address = builder.bitcast(place, cgutils.voidptr_t)
+            flag = cgutils.int32_t
+            declared = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
+            # To be read, kept in all levels of the cache, as data.
+            to_read, keep, data = flag(0), flag(3), flag(1)
+            prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], declared)
+            builder.call(prefetch, [address, to_read, keep, data])
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp, types.intp), generate
+
+
+@kernel
+def prefetch(array: npt.NDArray[Any], row: int) -> None:
+    """Start to load a row of a matrix into the cache, and go on."""
+    for column in range(0, array.shape[1], 64 // array.itemsize):
+        _prefetch_line(array, row, column)
 
 
 class _Announcement(event.Listener):

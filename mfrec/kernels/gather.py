@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mfrec.kernels.compiled import kernel
+from mfrec.kernels.compiled import kernel, prefetch
 from mfrec.kernels.normals import standard_normals
 
 Array = npt.NDArray[Any]
 
 # Buffers are padded with zeros to a multiple of this many rows.
 GROUP = 4
+# How many ratings ahead a partner is loaded into the cache: loading takes as long as copying a few others.
+AHEAD = 16
 
 
 @kernel
 def gather(col: Array, first: int, n: int, partners: Array, x: Array, v: Array, shift: Array) -> int:
     """Copy the partners of n ratings to x; returns n rounded up to a GROUP, up to where x, v and shift become 0."""
+    last = len(col) - 1
     for e in range(n):
+        prefetch(partners, col[min(first + e + AHEAD, last)])
         partner = col[first + e]
         for c in range(partners.shape[1]):
             x[e, c] = partners[partner, c]
@@ -78,8 +82,10 @@ def add_noise(
 @kernel
 def add_variances(col: Array, first: int, n: int, variances: Array, v: Array, total: Array) -> None:
     """Add Σ v s over the rows s of the variances of n ratings' partners to total; v is padded with zeros."""
-    last = first + n - 1
+    last, end = first + n - 1, len(col) - 1
     for e in range(0, n, 4):
+        for ahead in range(first + e + AHEAD, first + e + AHEAD + 4):
+            prefetch(variances, col[min(ahead, end)])
         i0, i1 = col[first + e], col[min(first + e + 1, last)]
         i2, i3 = col[min(first + e + 2, last)], col[min(first + e + 3, last)]
         v0, v1, v2, v3 = v[e], v[e + 1], v[e + 2], v[e + 3]

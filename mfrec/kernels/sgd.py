@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from mfrec.kernels.compiled import kernel
+from mfrec.kernels.compiled import kernel, prefetch
 
 Floats = npt.NDArray[Any]
 Ints = npt.NDArray[Any]
@@ -65,12 +65,14 @@ class Step(NamedTuple):
     proximal: whether steps are damped.
     loss: the code of the loss.
     nonnegative: whether factors below 0 become 0 after a step.
+    ahead: how many ratings ahead rows are loaded into the cache; 0 if they stay there anyway.
     """
 
     lr: float
     proximal: bool
     loss: int
     nonnegative: bool
+    ahead: int = 0
 
 
 @kernel
@@ -89,6 +91,10 @@ def step_block(entries: Entries, users: Rows, items: Rows, step: Step, first: in
     zero, unit = real(0), real(1)
     lr, rank, has_biases = real(step.lr), users.factors.shape[1], len(users.bias) > 0
     for n in range(first, end):
+        if step.ahead:
+            later = min(n + step.ahead, end - 1)
+            prefetch(users.factors, entries.users[later])
+            prefetch(items.factors, entries.items[later])
         j, i = entries.users[n], entries.items[n]
         prediction, curvature = zero, zero
         for c in range(rank):

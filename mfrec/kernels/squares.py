@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mfrec.kernels.compiled import kernel, parallel, row_chunks
+from mfrec.kernels.compiled import kernel, parallel, prefetch, row_chunks
+from mfrec.kernels.gather import AHEAD
 
 Array = npt.NDArray[Any]
 
@@ -83,6 +84,8 @@ def chunk_squares(
     k, zero, last = rows.shape[1], rows.dtype.type(0), len(col) - 1
     for row in range(first, end):
         for e in range(crow[row], crow[row + 1], 4):
+            for ahead in range(e + AHEAD, e + AHEAD + 4):
+                prefetch(partners, col[min(ahead, last)])
             i0, i1, i2, i3 = col[e], col[min(e + 1, last)], col[min(e + 2, last)], col[min(e + 3, last)]
             t0, t1, t2, t3 = zero, zero, zero, zero
             for c in range(k):
@@ -96,6 +99,8 @@ def chunk_squares(
                 out[e + i] = (targets[e + i] - products[i]) ** 2
         if len(row_variances):
             for e in range(crow[row], crow[row + 1]):
+                prefetch(partners, col[min(e + AHEAD, last)])
+                prefetch(partner_variances, col[min(e + AHEAD, last)])
                 i, total = col[e], zero
                 for c in range(k):
                     theta, x, s, v = rows[row, c], partners[i, c], row_variances[row, c], partner_variances[i, c]

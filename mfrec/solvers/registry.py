@@ -131,12 +131,11 @@ SOLVERS["sgd"] = SolverSpec(
     implementation="mfrec.solvers.sgd:SGD",
     supports=frozenset({"non-negative", "losses"}),
     # It runs all its planned epochs, so that the validation set only shows how well.
-    defaults={"rank": 128, "l2": 0.9, "epochs": SGD_EPOCHS, "patience": SGD_EPOCHS, "valid_fraction": 0.05},
+    defaults={"rank": 128, "l2": 0.9, "epochs": SGD_EPOCHS, "patience": None, "valid_fraction": 0.05},
     search_space={
         "lr": SearchRange(0.02, 0.1, "log"),
         "l2": SearchRange(0.3, 3.0, "log"),
         "rank": SearchRange(16, 128, "log"),
-        "epochs": SearchRange(10, 60, "log"),
     },
     cpu_only=True,
 )

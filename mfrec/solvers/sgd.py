@@ -44,8 +44,12 @@ from mfrec.solvers.registry import SGD_EPOCHS, SOLVERS, SGDOptions
 LOSS_CODES: dict[Loss, int] = {squared_error: SQUARED, log_cosh: LOG_COSH}
 # Ratings in a block, about: few enough that small data have blocks for several threads, and many enough that a block
 # takes longer than the start of a thread.
-BLOCK_RATINGS = 8192
-MAX_GROUPS = 64
+BLOCK_RATINGS = 2**13
+# P is a multiple of the first, which shares a stratum evenly, up to the second: the fewer ratings a user has in a
+# block, the more often the user's factors are fetched.
+GROUP_STEP, MAX_GROUPS = 4, 24
+# Rows are fetched this many ratings ahead if those of a block exceed a level-2 cache, in bytes.
+AHEAD, CACHE_BYTES = 4, 2**20
 
 
 class Blocks(NamedTuple):
@@ -78,7 +82,8 @@ class SGD(Solver):
             raise InputError(f"sgd does not support {name}; use {', '.join(names)}")
         self.epochs = 0
         self.lr_epochs = self.options.lr_epochs or SGD_EPOCHS
-        self.n_groups = max(1, min(MAX_GROUPS, round((len(self.ratings) / BLOCK_RATINGS) ** 0.5)))
+        n_steps = round((len(self.ratings) / BLOCK_RATINGS) ** 0.5 / GROUP_STEP)
+        self.n_groups = min(MAX_GROUPS, GROUP_STEP * n_steps) or 1
         self.groups = [self._random_groups(n) for n in (self.ratings.n_users, self.ratings.n_items)]
         self._blocks: Blocks | None = None
 
@@ -114,9 +119,10 @@ class SGD(Solver):
     def epoch(self) -> dict[str, float]:
         options, P = self.options, self.n_groups
         lr = 0.5 * options.lr * (1 + math.cos(math.pi * (self.epochs % self.lr_epochs) / self.lr_epochs))
-        loss = LOSS_CODES[self.objective.loss]
-        step = Step(lr, options.step == "proximal", loss, self.model.nonnegative)
         users, items = self._rows(USER), self._rows(ITEM)
+        exceeds_cache = (users.factors.nbytes + items.factors.nbytes) // P > CACHE_BYTES
+        loss, ahead = LOSS_CODES[self.objective.loss], AHEAD if exceeds_cache else 0
+        step = Step(lr, options.step == "proximal", loss, self.model.nonnegative, ahead)
         entries, starts = self.blocks
         for shift in torch.randperm(P, generator=self.generator).tolist():
 
