@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 Options = dict[str, Any]
 Table = Literal["embedded", "ml-100k", "ml-1m", "cold", "refit", "peers"]
 
-POINT_ESTIMATES = ("sgd", "als", "optim", "quasi-newton", "gd")
+POINT_ESTIMATES = ("sgd", "block-sgd", "als", "optim", "quasi-newton", "gd")
 ITEM_FEATURES: Options = {"item_features": "genres,year"}
 IMPLICIT: Options = {"implicit": "both"}
 ALL_FEATURES: Options = {**IMPLICIT, "user_features": "age,gender,occupation", **ITEM_FEATURES}
@@ -63,7 +63,7 @@ def main(
         for solver, options in [(name, {}) for name in POINT_ESTIMATES] + bayesian:
             row(solver, options, by_seed)
     if "ml-100k" in tables:
-        solvers = [("sgd", {}), ("als", {}), *bayesian, ("gibbs", ALL_FEATURES)]
+        solvers = [("sgd", {}), ("block-sgd", {}), ("als", {}), *bayesian, ("gibbs", ALL_FEATURES)]
         header("ML-100K, u1")
         for solver, options in solvers:
             row(solver, options, [small | {"split": "u1"} | seed for seed in by_seed])
@@ -134,8 +134,8 @@ def cold_tables(small: Options, large: Options, seeds: tuple[int, ...]) -> None:
         header(f"all ratings of a tenth of the items held out, {name}")
         biases_row(load_dataset(data.get("data", name)), seeds)
         for solver, options in (
-            ("sgd", {**ITEM_FEATURES, "item_ids": False}),
-            ("sgd", ITEM_FEATURES),
+            ("block-sgd", {**ITEM_FEATURES, "item_ids": False}),
+            ("block-sgd", ITEM_FEATURES),
             ("gibbs", ITEM_FEATURES),
         ):
             row(solver, options, [data | {"split": "cold-items", "seed": seed} for seed in seeds])

@@ -14,6 +14,7 @@ The public names are imported when first used: `import mfrec` alone imports neit
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from mfrec.model.factorization import MatrixFactorization
     from mfrec.model.objective import Objective
     from mfrec.solvers.registry import SOLVERS
+
+# torch's OpenMP threads read this when torch is imported.  By default they spin for milliseconds after an operation, on
+# cores that a kernel's threads could use: a sweep of als then takes up to twice as long.  Two processes that share their
+# cores slow each other down tenfold.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Where each public name is defined.
 _MODULES = {
