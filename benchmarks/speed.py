@@ -8,9 +8,9 @@ method runs alone, in a new process.
 **Settings.**  All were chosen on validation ratings, taken from the training ratings; no choice looked at a test set.
 mfrec's solvers have their defaults, which serve small data too.  `sgd, tuned` has settings for ML-1M, as the other
 packages have: λ per rating, and the best validation RMSE of 54 trainings (ranks 64 and 128; 10, 14 and 18 epochs; lr
-0.05, 0.065 and 0.08; l2 0.04, 0.045 and 0.05).  The searches for other packages are in `peers.py`.  A curve ends at the number of
-epochs that was best on validation ratings.  The lowest RMSE of a curve is therefore its last or nearly so.  (For
-mfrec's solvers that stop early: the best epoch of `mfrec train SOLVER --data ml-1m --seed 0`.)
+0.05, 0.065 and 0.08; l2 0.04, 0.045 and 0.05).  The searches for other packages are in `peers.py`.  A curve ends at the
+number of epochs that was best on validation ratings.  The lowest RMSE of a curve is therefore its last or nearly so.
+(For mfrec's solvers that stop early: the best epoch of `mfrec train SOLVER --data ml-1m --seed 0`.)
 
 **Seconds** include building the model and all data structures of the method.  They do not include reading the file,
 converting the ratings to the method's input, and evaluations.  Six epochs on the same data come first and are not

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mfrec.solvers.registry import SOLVERS
 
 # torch's OpenMP threads read this when torch is imported.  By default they spin for milliseconds after an operation, on
-# cores that a kernel's threads could use: a sweep of als then takes up to twice as long.  Two processes that share their
+# cores that a kernel's threads could use: a sweep of als then takes up to twice as long.  Two processes on the same
 # cores slow each other down tenfold.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
