@@ -96,10 +96,10 @@ def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tensorboard")
     train_run(folder, "whole", tiny, epochs=EPOCHS)
     resumed, killed = (train_run(folder, name, tiny, epochs=4) for name in ("resumed", "killed"))
-    shutil.copytree(killed, folder.parent / "after 4")
+    after_4 = Path(shutil.copytree(killed, tmp_path_factory.mktemp("killed") / "after 4"))
     wait_for_another_second()
     resume_run(killed, 7)
-    for file in (folder.parent / "after 4").iterdir():  # as if the checkpoints of epochs 5 to 7 had been lost
+    for file in after_4.iterdir():  # as if the checkpoints of epochs 5 to 7 had been lost
         if not file.name.startswith("events"):
             shutil.copy(file, killed)
     wait_for_another_second()
