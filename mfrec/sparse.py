@@ -285,6 +285,11 @@ def spmm(pattern: CSRPattern, values: Tensor, B: Tensor) -> Tensor:
     return gathered_spmm(pattern, values, B)
 
 
+def has_kernel(tensor: Tensor) -> bool:
+    """Whether kernels compute with tensors like this one."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+
+
 def gathered_sddmm(pattern: CSRPattern, A: Tensor, B: Tensor) -> Tensor:
     """`sddmm` by gathers, a block of entries at a time."""
     out = torch.empty(pattern.n_entries, dtype=A.dtype, device=A.device)

@@ -7,7 +7,7 @@ import csv
 import io
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,15 @@ settings.load_profile("mfrec")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the notebooks first: each takes so long that a worker would be alone with the last of them."""
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """1, 2 and 3 threads of torch and of kernels; a test may set another number, which does not outlast it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

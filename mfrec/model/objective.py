@@ -39,7 +39,7 @@ from mfrec.errors import OptionError, unknown
 from mfrec.model.entity import ENTITY_NAMES, ITEM, USER, Term
 from mfrec.model.factorization import MatrixFactorization, check_indices, offset_at
 from mfrec.model.losses import Loss, squared_error
-from mfrec.sparse import CSRPattern, sddmm, spmm
+from mfrec.sparse import CSRPattern, has_kernel, sddmm, spmm
 
 # Ratings from which the kernel repays the third of a second in which numba is imported: at rank 64 it saves about 10 ns
 # for each rating and epoch.
@@ -209,17 +209,16 @@ def cost_and_factor_gradients(
         targets: (n_ratings,) in the order of the ratings.
         offset: μ, () or (n_items,), or None.
     """
-    if _has_kernel(objective, users, items, targets):
+    if _is_compiled(objective, users, items, targets):
         return _compiled_cost_and_factor_gradients(users, items, targets, ratings, offset)
     targets = targets if offset is None else targets - offset_at(offset, ratings.items)
     losses, errors = objective.losses(sddmm(ratings.pattern, users, items), targets, ratings)
     return losses.sum(), factor_gradients(ratings.pattern, errors, users, items)
 
 
-def _has_kernel(objective: Objective, users: Tensor, items: Tensor, targets: Tensor) -> bool:
-    is_compiled = users.device.type == "cpu" and users.dtype in (torch.float32, torch.float64)
+def _is_compiled(objective: Objective, users: Tensor, items: Tensor, targets: Tensor) -> bool:
     is_uniform = users.dtype == items.dtype == targets.dtype
-    return objective.loss is squared_error and len(targets) >= KERNEL_RATINGS and is_compiled and is_uniform
+    return objective.loss is squared_error and len(targets) >= KERNEL_RATINGS and has_kernel(users) and is_uniform
 
 
 def _compiled_cost_and_factor_gradients(

@@ -38,7 +38,7 @@ from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
 from mfrec.model.entity import ITEM, USER, Term
 from mfrec.model.factorization import MatrixFactorization
-from mfrec.sparse import CSRPattern, sddmm, spmm
+from mfrec.sparse import CSRPattern, has_kernel, sddmm, spmm
 
 # Numbers of normal matrices held at a time by minimize_exactly: 2^24 in float32 are 64 MiB.
 NORMAL_NUMBERS = 2**24
@@ -87,7 +87,7 @@ def ratings_views(model: MatrixFactorization, ratings: Ratings) -> tuple[Ratings
 
 
 def reweighted(
-    views: tuple[RatingsView, RatingsView], ratings: Ratings, precision_scales: Sequence[Tensor]
+    views: tuple[RatingsView, RatingsView], precision_scales: Sequence[Tensor]
 ) -> tuple[RatingsView, RatingsView]:
     """The views with weights τ_j τ_i w: w are the ratings' own, τ the users' and items' precision scales, (n, 1)."""
     users, items = precision_scales
@@ -202,11 +202,6 @@ def minimize(
     return minimize_by_cg(problem, steps), problem.diagonal
 
 
-def has_kernel(tensor: Tensor) -> bool:
-    """Whether kernels compute with tensors like this one."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
-
-
 def _minimize_rows(
     model: MatrixFactorization,
     term: Term,
@@ -224,22 +219,22 @@ def _minimize_rows(
     nothing, no_rows = start.new_empty(0), start.new_empty(0, start.shape[1])
     scales = (nothing, nothing) if view.scales is None else (view.scales[0][:, 0], view.scales[1][:, 0])
     entries = kernels.Entries(
-        crow=_array(view.pattern.crow.long()),
-        col=_array(view.pattern.col),
-        targets=_array(view.targets),
-        weights=_array(nothing if view.rating_weights is None else view.rating_weights),
-        row_scales=_array(scales[0]),
-        partner_scales=_array(scales[1]),
+        crow=array_of(view.pattern.crow.long()),
+        col=array_of(view.pattern.col),
+        targets=array_of(view.targets),
+        weights=array_of(nothing if view.rating_weights is None else view.rating_weights),
+        row_scales=array_of(scales[0]),
+        partner_scales=array_of(scales[1]),
     )
-    scalar, limits = _array(start).dtype.type, torch.finfo(start.dtype)
+    scalar, limits = array_of(start).dtype.type, torch.finfo(start.dtype)
     problem = kernels.Regressions(
-        rows=_array(factors[term.entity]),
-        start=_array(start),
-        partners=_array(factors[1 - term.entity]),
-        variances=_array(no_rows if variances is None else variances),
-        ridge=_array(ridge.expand(len(ridge), start.shape[1])),
-        rhs_shift=_array(no_rows if rhs_shift is None else rhs_shift),
-        free=_array(view.free[0]),
+        rows=array_of(factors[term.entity]),
+        start=array_of(start),
+        partners=array_of(factors[1 - term.entity]),
+        variances=array_of(no_rows if variances is None else variances),
+        ridge=array_of(ridge.expand(len(ridge), start.shape[1])),
+        rhs_shift=array_of(no_rows if rhs_shift is None else rhs_shift),
+        free=array_of(view.free[0]),
         tiny=scalar(limits.tiny),
         eps=scalar(limits.eps),
         noise_std=scalar(noise[0]),
@@ -249,7 +244,7 @@ def _minimize_rows(
     return torch.from_numpy(minimum), torch.from_numpy(diagonal)
 
 
-def _array(tensor: Tensor) -> npt.NDArray[Any]:
+def array_of(tensor: Tensor) -> npt.NDArray[Any]:
     """The contiguous numbers of a tensor on the CPU, for a kernel."""
     array: npt.NDArray[Any] = tensor.detach().contiguous().numpy()
     return array
@@ -312,7 +307,7 @@ def _normal_matrices(pattern: CSRPattern, weights: Tensor | None, partners: Tens
         from mfrec.kernels.gram import normal_matrices  # numba is imported where a kernel runs
 
         tensors = (pattern.crow.long(), pattern.col, partners.new_empty(0) if weights is None else weights, partners)
-        return torch.from_numpy(normal_matrices(*(_array(tensor) for tensor in tensors)))
+        return torch.from_numpy(normal_matrices(*(array_of(tensor) for tensor in tensors)))
     weights = partners.new_ones(pattern.n_entries) if weights is None else weights
     return torch.stack([spmm(pattern, weights, partners * column[:, None]) for column in partners.T], 2)
 

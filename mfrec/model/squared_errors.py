@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mfrec.model.ridge import RatingsView, has_kernel
-from mfrec.sparse import CSRPattern, sddmm, spmm
+from mfrec.model.ridge import RatingsView, array_of
+from mfrec.sparse import CSRPattern, has_kernel, sddmm, spmm
 
 
 def squared_errors(
@@ -31,7 +31,7 @@ def squared_errors(
 
         nothing = [rows.new_empty(0, rows.shape[1])] * 2
         tensors = (view.targets, rows.new_empty(0) if weights is None else weights, rows, partners)
-        arrays = [tensor.detach().contiguous().numpy() for tensor in (*tensors, *(variances or nothing))]
+        arrays = [array_of(tensor) for tensor in (*tensors, *(variances or nothing))]
         crow, col = view.pattern.crow.long().numpy(), view.pattern.col.numpy()
         return torch.from_numpy(squares.squared_errors(crow, col, *arrays))
     errors = (view.targets - sddmm(view.pattern, rows, partners)).square()
@@ -47,8 +47,8 @@ def row_sums(pattern: CSRPattern, values: Tensor, scales: Tensor) -> Tensor:
     if has_kernel(values):
         from mfrec.kernels import squares  # numba is imported where a kernel runs
 
-        arrays = (pattern.crow.long(), pattern.col, values, scales[:, 0].contiguous())
-        return torch.from_numpy(squares.row_sums(*(tensor.numpy() for tensor in arrays)))[:, None]
+        tensors = (pattern.crow.long(), pattern.col, values, scales[:, 0])
+        return torch.from_numpy(squares.row_sums(*map(array_of, tensors)))[:, None]
     return spmm(pattern, values, scales).double()
 
 
@@ -57,7 +57,6 @@ def column_sums(pattern: CSRPattern, values: Tensor, scales: Tensor) -> Tensor:
     if has_kernel(values):
         from mfrec.kernels import squares  # numba is imported where a kernel runs
 
-        crow, col = pattern.crow.long().numpy(), pattern.col.numpy()
-        sums = squares.column_sums(crow, col, values.numpy(), scales[:, 0].contiguous().numpy(), pattern.shape[1])
-        return torch.from_numpy(sums)[:, None]
+        tensors = (pattern.crow.long(), pattern.col, values, scales[:, 0])
+        return torch.from_numpy(squares.column_sums(*map(array_of, tensors), n_cols=pattern.shape[1]))[:, None]
     return spmm(pattern.T, values.index_select(0, pattern.transpose_order), scales).double()

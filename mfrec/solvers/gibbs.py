@@ -125,7 +125,7 @@ class Gibbs(Solver):
                 sums = column_sums(ratings.pattern, squares, tau[USER])
             shape = PRECISION_SCALE_SHAPE + 0.5 * counts.double()[:, None]
             tau[entity] = self._gamma(shape, PRECISION_SCALE_SHAPE + 0.5 * self.alpha * sums).to(squares.dtype)
-        self.views = reweighted(self.views, ratings, tau)
+        self.views = reweighted(self.views, tau)
 
     def _draw_prior(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(λ, m), each (k,), of an entity's own rows."""

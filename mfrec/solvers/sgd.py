@@ -26,6 +26,7 @@ epochs the schedule starts again.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ import torch
 from mfrec.errors import InputError
 from mfrec.kernels.compiled import parallel
 from mfrec.kernels.layout import counting_order
-from mfrec.kernels.sgd import LOG_COSH, SQUARED, Entries, Rows, Step, step_block
+from mfrec.kernels.sgd import LOG_COSH, SQUARED, Entries, Floats, Rows, Step, step_block
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.losses import LOSSES, Loss, log_cosh, squared_error
 from mfrec.solvers.base import Solver
@@ -134,18 +135,27 @@ class SGD(Solver):
         self.epochs += 1
         return {"lr": lr}
 
+    @cached_property
+    def _l2(self) -> list[Floats]:
+        """(n_rows, 2) λ of the rows' factors and biases for each rating, of the users and of the items."""
+        penalties = self.objective.penalty_weights(self.model, self.ratings)
+        l2 = []
+        for term, counts in zip(
+            self.model.all_terms, (self.ratings.user_counts, self.ratings.item_counts), strict=True
+        ):
+            names = [term.factors, term.bias or term.factors]
+            l2.append(torch.cat([penalties[name] / counts.clamp_min(1)[:, None] for name in names], 1).numpy())
+        return l2
+
     def _rows(self, entity: int) -> Rows:
         """The parameters of an entity, whose memory the kernel changes, and their λ for each rating."""
-        model, counts = self.model, (self.ratings.user_counts, self.ratings.item_counts)[entity]
-        penalties = self.objective.penalty_weights(model, self.ratings)
+        model = self.model
         (term,) = model.terms(entity)
-        names = [term.factors, term.bias or term.factors]
-        l2 = torch.cat([penalties[name] / counts.clamp_min(1)[:, None] for name in names], 1)
         factors = model.get_parameter(term.factors).detach().numpy()
         bias = np.empty(0, factors.dtype)
         if term.bias is not None:
             bias = model.get_parameter(term.bias).detach().numpy()[:, 0]
-        return Rows(factors, bias, l2.numpy())
+        return Rows(factors, bias, self._l2[entity])
 
     def state_dict(self) -> dict[str, Any]:
         return {

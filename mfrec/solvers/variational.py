@@ -64,7 +64,7 @@ class VariationalBayes(Solver):
         self.gammas = [
             torch.full((2, n, 1), PRECISION_SCALE_SHAPE, dtype=torch.float64, device=ratings.device) for n in sizes
         ]
-        self.views = reweighted(self.views, ratings, self._precision_scales())
+        self.views = reweighted(self.views, self._precision_scales())
         self.epochs = 0
 
     def inference(self) -> MeanFieldPosterior:
@@ -98,7 +98,7 @@ class VariationalBayes(Solver):
             self.gammas[entity] = PRECISION_SCALE_SHAPE + 0.5 * torch.stack(
                 [counts.double()[:, None], self.alpha * sums]
             )
-        self.views = reweighted(self.views, self.ratings, self._precision_scales())
+        self.views = reweighted(self.views, self._precision_scales())
 
     def _precision_scales(self) -> list[Tensor]:
         """t of users and of items, each (n, 1)."""
@@ -154,4 +154,4 @@ class VariationalBayes(Solver):
         self.precision = [tensor.to(device) for tensor in state["precision"]]
         self.variances = [tensor.to(device) for tensor in state["variances"]]
         self.gammas = [tensor.to(device) for tensor in state["gammas"]]
-        self.views = reweighted(self.views, self.ratings, self._precision_scales())
+        self.views = reweighted(self.views, self._precision_scales())

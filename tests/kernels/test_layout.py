@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,14 +15,6 @@ from mfrec.kernels.layout import counting_order, transpose
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few dozen entries are counted in several chunks."""
     monkeypatch.setattr(layout, "_n_chunks", lambda n_entries, n_keys: min(5, max(1, n_entries // 7)))
-
-
-@pytest.fixture(params=[1, 2, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def some_keys(n: int, n_keys: int, dtype: type = np.int32) -> np.ndarray:

@@ -275,7 +275,7 @@ def test_precision_scales_multiply_the_weights_of_both_views(odd_ratings, weight
     generator, model = torch.Generator().manual_seed(0), make_model(ratings)
     tau = [torch.rand(n, 1, generator=generator, dtype=torch.float64) for n in (11, 13)]
     original = ratings_views(model, ratings)
-    views = reweighted(original, ratings, tau)
+    views = reweighted(original, tau)
     for entity, (view, before) in enumerate(zip(views, original, strict=True)):
         rows, cols = view.pattern.row.long(), view.pattern.col.long()
         expected = (tau[entity][rows] * tau[1 - entity][cols])[:, 0]

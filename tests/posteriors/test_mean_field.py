@@ -89,7 +89,7 @@ def test_another_sweep_does_not_change_new_rows():
     solver = SOLVERS["vb"](model, ratings, Objective(), cg_steps=12)
     solver.alpha, solver.precision, solver.variances = trained.alpha, list(trained.precision), list(folded.variances)
     solver.gammas = [torch.stack([scale, torch.ones_like(scale)]) for scale in tau]
-    solver.views = reweighted(ratings_views(model, ratings), ratings, tau)
+    solver.views = reweighted(ratings_views(model, ratings), tau)
     sums = solver._expected_squares(USER) / tau[USER]
     shape = PRECISION_SCALE_SHAPE + 0.5 * ratings.user_counts[:, None]
     assert_close(tau[USER], shape / (PRECISION_SCALE_SHAPE + 0.5 * trained.alpha * sums))

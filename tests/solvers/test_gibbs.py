@@ -62,7 +62,7 @@ def test_a_draw_of_weights_has_the_mean_and_covariance_of_its_conditional(rating
     sampler.alpha = 1.7
     tau = [torch.rand(size, 1, dtype=DOUBLE, generator=sampler.generator) + 0.5 for size in (6, 5)]
     sampler.precision_scales = tau
-    sampler.views = reweighted(sampler.views, ratings, tau)
+    sampler.views = reweighted(sampler.views, tau)
     term, model = sampler.terms[n], sampler.model
     k = model.rank + 2
     free = sampler.views[term.entity].free[0].nonzero()[:, 0]
@@ -233,7 +233,7 @@ def test_the_chain_and_the_prior_have_the_same_joint_distribution(monkeypatch):
     for _ in range(1200):
         sampler.ratings = Ratings(users, items, drawn_data(), 4, 3)
         views = ratings_views(model, sampler.ratings)
-        sampler.views = reweighted(views, sampler.ratings, sampler.precision_scales)
+        sampler.views = reweighted(views, sampler.precision_scales)
         sampler.epoch()
         chain.append(moments(sampler.ratings.values))
     (prior_mean, prior_error), (mean, error) = batch_errors(expected), batch_errors(torch.stack(chain)[120:])
