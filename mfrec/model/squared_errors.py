@@ -57,6 +57,7 @@ def column_sums(pattern: CSRPattern, values: Tensor, scales: Tensor) -> Tensor:
     if has_kernel(values):
         from mfrec.kernels import squares  # numba is imported where a kernel runs
 
-        tensors = (pattern.crow.long(), pattern.col, values, scales[:, 0])
-        return torch.from_numpy(squares.column_sums(*map(array_of, tensors), n_cols=pattern.shape[1]))[:, None]
+        crow, col = array_of(pattern.crow.long()), array_of(pattern.col)
+        sums = squares.column_sums(crow, col, array_of(values), array_of(scales[:, 0]), pattern.shape[1])
+        return torch.from_numpy(sums)[:, None]
     return spmm(pattern.T, values.index_select(0, pattern.transpose_order), scales).double()
