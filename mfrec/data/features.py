@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -84,7 +85,15 @@ class Features:
 
     def rmatmul_squared(self, rows: Tensor) -> Tensor:
         """(F ∘ F)ᵀ G, (n_features, k), for G of shape (n_rows, k)."""
-        return self.matrix.T.with_values(self.matrix.T.values.square()) @ rows
+        return self._squared.T @ rows
+
+    def matmul_squared(self, weights: Tensor) -> Tensor:
+        """(F ∘ F) U, (n_rows, k), for U of shape (n_features, k)."""
+        return self._squared @ weights
+
+    @cached_property
+    def _squared(self) -> SparseMatrix:
+        return self.matrix.with_values(self.matrix.values.square())
 
     def gram_bound(self, curvatures: Tensor) -> Tensor:
         """(n_features, 1) a diagonal matrix that bounds Fᵀ diag(n) F from above, for n ≥ 0 of shape (n_rows, 1).

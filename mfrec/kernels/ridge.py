@@ -62,7 +62,7 @@ class Regressions(NamedTuple):
     rows: (n_rows, k) the augmented factors; the term is one of their summands.
     start: (n_rows, k) the term's W̃.
     partners: (n_cols, k) the augmented factors of the fixed entity.
-    variances: (n_cols, k), optional; their weighted sum over a row's ratings is added to its ridge.
+    variances: (n_cols, k), optional; their weighted sum over a row's ratings penalizes the whole row.
     ridge: (1, k) or (n_rows, k).
     rhs_shift: (n_rows, k), optional; added to the right-hand side.
     free: (k,) 1 in the columns to solve for, 0 in that of the constant 1.
@@ -165,7 +165,7 @@ def solve_rows(
         if len(variances):
             add_variances(col, begin, n, variances, v, ridge)
         add_sums(x, m, v, shift, rows, row, r, diagonal)
-        prepare(row, start, ridges, rhs_shift, free, r, ridge, diagonal)
+        prepare(row, rows, start, ridges, rhs_shift, free, r, ridge, diagonal)
         solve(row, start, free, tiny, eps, x, m, v, no_gram, r, ridge, diagonal, z, p, h, steps, weights)
         for c in range(k):
             diagonals[row, c] = diagonal[c]
@@ -173,13 +173,22 @@ def solve_rows(
 
 @kernel
 def prepare(
-    row: int, start: Array, ridges: Array, rhs_shift: Array, free: Array, rhs: Array, ridge: Array, diagonal: Array
+    row: int,
+    rows: Array,
+    start: Array,
+    ridges: Array,
+    rhs_shift: Array,
+    free: Array,
+    rhs: Array,
+    ridge: Array,
+    diagonal: Array,
 ) -> None:
     """From sums over a row's ratings to its right-hand side, its ridge, and the diagonal of H."""
     ridge_row = row if len(ridges) > 1 else 0
     for c in range(len(rhs)):
+        # V, in `ridge` until now, penalizes the whole row and not the term alone.
+        rhs[c] -= ridge[c] * rows[row, c] + ridges[ridge_row, c] * start[row, c]
         ridge[c] += ridges[ridge_row, c]
-        rhs[c] -= ridge[c] * start[row, c]
     if len(rhs_shift):
         for c in range(len(rhs)):
             rhs[c] += rhs_shift[row, c]
@@ -307,7 +316,7 @@ def solve_long_row(
     for a in range(k):
         for b in range(a):
             gram[b, a] = gram[a, b]
-    prepare(row, problem.start, problem.ridge, problem.rhs_shift, problem.free, r, ridge, diagonal)
+    prepare(row, problem.rows, problem.start, problem.ridge, problem.rhs_shift, problem.free, r, ridge, diagonal)
     constants = problem.start, problem.free, problem.tiny, problem.eps
     solve(row, *constants, x, 0, v, gram, r, ridge, diagonal, z, p, h, steps, weights)
     diagonals[row] = diagonal

@@ -24,6 +24,14 @@ ENTITY_NAMES = ("user", "item")
 
 # Makes initial factors of shape (n_rows, rank).
 Init = Callable[[int], Tensor]
+INITS: dict[str, Callable[[int, int, torch.Generator, torch.dtype], Tensor]] = {
+    # Small enough that biases are learned first: from larger factors early stopping ends at a higher validation RMSE.
+    "scaled-normal": lambda n, k, g, dtype: torch.randn(n, k, generator=g, dtype=dtype) * (0.1 / max(k, 1) ** 0.5),
+    "small-normal": lambda n, k, g, dtype: torch.randn(n, k, generator=g, dtype=dtype) * 0.01,
+    "uniform": lambda n, k, g, dtype: torch.rand(n, k, generator=g, dtype=dtype),
+    # For factors that are assigned later: as a start for training, it is a saddle of J.
+    "zeros": lambda n, k, g, dtype: torch.zeros(n, k, dtype=dtype),
+}
 
 
 class Term(NamedTuple):

@@ -10,12 +10,13 @@ The biased model is a plain product of augmented factors, so that biases need no
     Θ̃ = [θ, b_j, 1]    X̃ = [x, 1, b_i]    ŷ(i, j) − μ_i = θ̃_j · x̃_i
 
 (Koren, Bell & Volinsky 2009, "Matrix factorization techniques for recommender systems", eq. 4.)  With features the
-augmented factors of an entity are a sum of terms; see `mfrec.model.entity`.
+augmented factors of an entity are a sum of terms; see `mfrec.model.entity`.  With sessions, the time of a rating adds
+an effect; see `mfrec.model.session_biases`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,22 +24,13 @@ from torch import Tensor, nn
 
 from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
+from mfrec.data.sessions import Sessions
 from mfrec.errors import InputError, OptionError, unknown
-from mfrec.model.entity import ENTITY_NAMES, ITEM, USER, Entity, Term
-from mfrec.model.offsets import centring_offset
+from mfrec.model.entity import ENTITY_NAMES, INITS, ITEM, USER, Entity, Term
+from mfrec.model.offsets import centring_offset, offset_at
+from mfrec.model.pair_products import dots, pair_dots
+from mfrec.model.session_biases import SessionBiases
 from mfrec.sparse import sddmm
-
-# Pairs predicted at a time: bounds the gathered rows to 2 · 2^16 · rank numbers.
-PAIR_BLOCK = 2**16
-
-INITS: dict[str, Callable[[int, int, torch.Generator, torch.dtype], Tensor]] = {
-    # Small enough that biases are learned first: from larger factors early stopping ends at a higher validation RMSE.
-    "scaled-normal": lambda n, k, g, dtype: torch.randn(n, k, generator=g, dtype=dtype) * (0.1 / max(k, 1) ** 0.5),
-    "small-normal": lambda n, k, g, dtype: torch.randn(n, k, generator=g, dtype=dtype) * 0.01,
-    "uniform": lambda n, k, g, dtype: torch.rand(n, k, generator=g, dtype=dtype),
-    # For factors that are assigned later: as a start for training, it is a saddle of J.
-    "zeros": lambda n, k, g, dtype: torch.zeros(n, k, dtype=dtype),
-}
 
 
 class MatrixFactorization(nn.Module):
@@ -53,6 +45,7 @@ class MatrixFactorization(nn.Module):
             without ids.
         item_ids: whether items have factors and a bias of their own; without it, items are represented by their
             features only.
+        sessions: the sessions of the training ratings, each of which gets a bias, initially 0.
         nonnegative: whether factors and feature weights, but not biases, are kept at 0 or above.
         init: how factors start, a name in `INITS`; biases start at 0.
         generator: the source of the initial factors, on the CPU, so that all devices start alike; by default seeded
@@ -60,6 +53,7 @@ class MatrixFactorization(nn.Module):
 
     Attributes:
         users, items: the two `Entity` modules.
+        sessions: `SessionBiases`, or None.
 
     Raises:
         InputError: there are no users or no items, the rank is negative, init is unknown, features do not have one
@@ -81,6 +75,7 @@ class MatrixFactorization(nn.Module):
         user_features: Mapping[str, Features] | None = None,
         item_features: Mapping[str, Features] | None = None,
         item_ids: bool = True,
+        sessions: Sessions | None = None,
         nonnegative: bool = False,
         init: str = "scaled-normal",
         generator: torch.Generator | None = None,
@@ -106,6 +101,7 @@ class MatrixFactorization(nn.Module):
 
         self.users = Entity(USER, n_users, rank, start, biases=biases, features=user_features)
         self.items = Entity(ITEM, n_items, rank, start, biases=biases, ids=item_ids, features=item_features)
+        self.sessions = None if sessions is None else SessionBiases(sessions, dtype)
 
     @classmethod
     def from_ratings(
@@ -148,9 +144,10 @@ class MatrixFactorization(nn.Module):
         *,
         user_features: Mapping[str, Features] | None = None,
         item_features: Mapping[str, Features] | None = None,
+        sessions: Sessions | None = None,
         nonnegative: bool = False,
     ) -> MatrixFactorization:
-        """The model with this `state_dict()`, given the features that it was made with.
+        """The model with this `state_dict()`, given the features and the sessions that it was made with.
 
         Raises:
             InputError: the state's items are represented by features, and these are missing.
@@ -167,6 +164,7 @@ class MatrixFactorization(nn.Module):
             user_features=user_features,
             item_features=item_features,
             item_ids=items is not None,
+            sessions=sessions,
             nonnegative=nonnegative,
             init="zeros",
             dtype=users.dtype,
@@ -184,8 +182,13 @@ class MatrixFactorization(nn.Module):
         offset: Tensor | None,
         rating_range: Tensor,
         nonnegative: bool = False,
+        sessions: SessionBiases | None = None,
     ) -> MatrixFactorization:
-        """The model without features that has these augmented factors, (n_users, k) and (n_items, k)."""
+        """The model without features that has these augmented factors, (n_users, k) and (n_items, k).
+
+        Args:
+            sessions: the session biases; the models share them.
+        """
         k = users.shape[1] - 2 * biases
         state = {
             "rating_range": rating_range,
@@ -194,7 +197,10 @@ class MatrixFactorization(nn.Module):
         }
         if biases:
             state |= {"users.bias.weight": users[:, k : k + 1], "items.bias.weight": items[:, k + 1 :]}
-        return cls.from_state_dict(state if offset is None else state | {"offset": offset}, nonnegative=nonnegative)
+        state = state if offset is None else state | {"offset": offset}
+        model = cls.from_state_dict(state, nonnegative=nonnegative)
+        model.sessions = sessions
+        return model
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, biases={self.biases}"
@@ -255,38 +261,69 @@ class MatrixFactorization(nn.Module):
         """The floating-point type of the parameters."""
         return self.rating_range.dtype
 
-    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+    def forward(self, users: Tensor, items: Tensor, timestamps: Tensor | None = None) -> Tensor:
         """(n,) predicted ratings of (user, item) index pairs; differentiable."""
-        return self.add_offset(_dots(*self.augmented_factors(), users, items), items)
+        return self._ratings_of(dots(*self.augmented_factors(), users, items), users, items, timestamps)
 
     @torch.no_grad()
-    def predict(self, users: Tensor, items: Tensor, *, clip: bool = False) -> Tensor:
+    def predict(self, users: Tensor, items: Tensor, *, timestamps: Tensor | None = None, clip: bool = False) -> Tensor:
         """(n,) predicted ratings of (user, item) index pairs; clip=True moves them into the rating range.
+
+        Args:
+            timestamps: (n,) seconds since 1970, for the session biases; without them, the prior's mean 0.
 
         Raises:
             InputError: an index is not in the model.
         """
         products = pair_dots(*self.augmented_factors(), users, items)
-        prediction = self.add_offset(products, items.to(products.device))
+        users, items = users.to(products.device), items.to(products.device)
+        prediction = self._ratings_of(products, users, items, timestamps)
         return self.clip(prediction) if clip else prediction
+
+    def _ratings_of(self, products: Tensor, users: Tensor, items: Tensor, timestamps: Tensor | None) -> Tensor:
+        scores = products if self.offset is None else products + offset_at(self.offset, items)
+        if self.sessions is not None and timestamps is not None:
+            scores = scores + self.sessions.at(users, timestamps)
+        return self.to_ratings(scores, users, items)
 
     @torch.no_grad()
     def predict_observed(self, ratings: Ratings, *, clip: bool = False) -> Tensor:
-        """(n_ratings,) predictions of the ratings' pairs by one sparse product, without gathering factors."""
-        prediction = self.add_offset(sddmm(ratings.pattern, *self.augmented_factors()), ratings.items)
+        """(n_ratings,) predictions of the ratings' pairs by one sparse product, without gathering factors.
+
+        Raises:
+            InputError: the model has session biases, and the ratings have no timestamps.
+        """
+        scores, effects = sddmm(ratings.pattern, *self.augmented_factors()), self.effects(ratings)
+        scores = scores if effects is None else scores + effects
+        prediction = self.to_ratings(scores, ratings.users, ratings.items)
         return self.clip(prediction) if clip else prediction
 
-    def add_offset(self, prediction: Tensor, items: Tensor) -> Tensor:
-        """Ratings, (n,), from centred predictions of the items with these indices, (n,)."""
-        return prediction if self.offset is None else prediction + offset_at(self.offset, items)
+    def to_ratings(self, scores: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        """Predicted ratings from scores θ̃_j · x̃_i plus effects: the scores, unless a subclass has another scale.
+
+        Args:
+            scores: of any shape.
+            users, items: the indices of the scores, in shapes that broadcast to theirs.
+        """
+        return scores
 
     def clip(self, prediction: Tensor) -> Tensor:
         """Predictions of any shape, moved into the rating range."""
         return torch.minimum(torch.maximum(prediction, self.rating_range[0]), self.rating_range[1])
 
+    def effects(self, ratings: Ratings) -> Tensor | None:
+        """What adds to the products, offset and session biases: () or (n_ratings,), or None; differentiable."""
+        offset = None if self.offset is None else offset_at(self.offset, ratings.items)
+        if self.sessions is None:
+            return offset
+        session = self.sessions.effect(ratings)
+        return session if offset is None else session + offset
+
+    @torch.no_grad()
     def targets(self, ratings: Ratings) -> Tensor:
-        """(n_ratings,) the ratings less the offset: the targets of θ̃_j · x̃_i."""
-        return ratings.values if self.offset is None else ratings.values - offset_at(self.offset, ratings.items)
+        """(n_ratings,) the ratings less the effects: the targets of θ̃_j · x̃_i."""
+        effects = self.effects(ratings)
+        return ratings.values if effects is None else ratings.values - effects
 
     def terms(self, entity: int) -> list[Term]:
         """The summands of an entity's augmented factors, the rows' own before those of features."""
@@ -360,41 +397,3 @@ class MatrixFactorization(nn.Module):
     def factors(self, entity: int) -> Tensor:
         """(n_rows, rank) the factors of the users or the items, including those of their features."""
         return self.augmented_factors()[entity][:, : self.rank]
-
-
-def check_indices(kind: str, indices: Tensor, size: int) -> None:
-    """Check that all indices are in 0 … size-1.
-
-    Raises:
-        InputError: one is not; the message names the first.
-    """
-    wrong = indices[(indices < 0) | (indices >= size)]
-    if len(wrong):
-        raise InputError(f"{kind} index must be in 0 … {size - 1:,} (got {int(wrong[0])})")
-
-
-def pair_dots(users: Tensor, items: Tensor, user_indices: Tensor, item_indices: Tensor) -> Tensor:
-    """(n,) dot products of rows of two matrices at n pairs of indices, a block of pairs at a time.
-
-    Args:
-        users, items: (n_users, k) and (n_items, k).
-        user_indices, item_indices: (n,) each.
-
-    Raises:
-        InputError: an index is out of range.
-    """
-    check_indices("user", user_indices, len(users))
-    check_indices("item", item_indices, len(items))
-    user_indices, item_indices = user_indices.to(users.device), item_indices.to(users.device)
-    blocks = zip(user_indices.split(PAIR_BLOCK), item_indices.split(PAIR_BLOCK), strict=True)
-    return torch.cat([_dots(users, items, u, i) for u, i in blocks]) if len(user_indices) else users.new_zeros(0)
-
-
-def _dots(users: Tensor, items: Tensor, user_indices: Tensor, item_indices: Tensor) -> Tensor:
-    embedding = nn.functional.embedding
-    return (embedding(user_indices, users) * embedding(item_indices, items)).sum(-1)
-
-
-def offset_at(offset: Tensor, items: Tensor) -> Tensor:
-    """An offset, () or (n_items,), of the items with these indices."""
-    return offset if offset.ndim == 0 else offset.index_select(0, items)

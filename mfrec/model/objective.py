@@ -23,12 +23,16 @@ weights w(i,j), w ½e² and w e replace ½e² and e.
 
 With features, Θ̃ = P̃ + F W̃, so that ∂J/∂P̃ = ∂J/∂Θ̃ and ∂J/∂W̃ = Fᵀ ∂J/∂Θ̃.  Each feature weight has an L2 penalty like a
 factor.  Its n is Σ_r F_rf² n_r, with n_r the ratings of row r: for a one-hot feature, the ratings of all its rows.
+
+With session biases, an error e has the rating's entry of S b more (`mfrec.model.session_biases`).  J then also has the
+penalty ½ λ_s ‖b‖², and ∂J/∂b = Sᵀ e + λ_s b.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,8 +41,11 @@ from torch import Tensor
 from mfrec.data.ratings import Ratings
 from mfrec.errors import OptionError, unknown
 from mfrec.model.entity import ENTITY_NAMES, ITEM, USER, Term
-from mfrec.model.factorization import MatrixFactorization, check_indices, offset_at
+from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.losses import Loss, squared_error
+from mfrec.model.offsets import offset_at
+from mfrec.model.pair_products import check_indices
+from mfrec.model.session_biases import SESSION_BIAS
 from mfrec.sparse import CSRPattern, has_kernel, sddmm, spmm
 
 # Ratings from which the kernel repays the third of a second in which numba is imported: at rank 64 it saves about 10 ns
@@ -61,6 +68,7 @@ class Objective:
         bias_l2: λ of the biases, before its scaling; by default l2.
         l2_scaling: how λ grows with a row's number of ratings, a name in `L2_SCALINGS`.
         loss: the loss of an observed entry.
+        session_l2: λ_s of the session biases, not scaled.
 
     Raises:
         InputError: a penalty is negative or not finite, or the scaling is unknown.
@@ -81,9 +89,10 @@ class Objective:
     bias_l2: float | None = None
     l2_scaling: str = "row"
     loss: Loss = squared_error
+    session_l2: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("l2", self.l2), ("bias_l2", self.bias_l2)):
+        for name, value in (("l2", self.l2), ("bias_l2", self.bias_l2), ("session_l2", self.session_l2)):
             if value is not None and not 0 <= value < float("inf"):
                 raise OptionError(name, f"must be at least 0 and finite (got {value:g})")
         if self.l2_scaling not in L2_SCALINGS:
@@ -93,7 +102,8 @@ class Objective:
         """J as a differentiable scalar whose backward pass is the hand-derived gradient, for any torch optimizer."""
         if not torch.is_grad_enabled():
             return self.cost(model, ratings)
-        data: Tensor = DataCost.apply(*model.augmented_factors(), ratings.values, ratings, self, model.offset)  # type: ignore[no-untyped-call]
+        arguments = _values(model, ratings), ratings, self, model.offset
+        data: Tensor = DataCost.apply(*model.augmented_factors(), *arguments)  # type: ignore[no-untyped-call]
         return data + self.penalty(model, ratings)
 
     @torch.no_grad()
@@ -108,6 +118,12 @@ class Objective:
         return ratings.weighted(losses), ratings.weighted(errors)
 
     @torch.no_grad()
+    def errors(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
+        """(n_ratings,) the weighted derivative of the loss in each prediction: w e for the squared error."""
+        dots = sddmm(ratings.pattern, *model.augmented_factors())
+        return self.losses(dots, model.targets(ratings), ratings)[1]
+
+    @torch.no_grad()
     def gradients(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
         """∂J by parameter, named and shaped like `model.named_parameters()`."""
         return self.cost_and_gradients(model, ratings)[1]
@@ -116,8 +132,10 @@ class Objective:
     def cost_and_gradients(self, model: MatrixFactorization, ratings: Ratings) -> tuple[Tensor, dict[str, Tensor]]:
         """(J, ∂J by parameter) from a pass over the ratings, and two products for each block of features."""
         factors = model.augmented_factors()
-        cost, by_row = cost_and_factor_gradients(self, *factors, ratings.values, ratings, model.offset)
+        cost, by_row = cost_and_factor_gradients(self, *factors, _values(model, ratings), ratings, model.offset)
         gradients = model.gradients(*by_row)
+        if model.sessions is not None:
+            gradients[SESSION_BIAS] = model.sessions.sums(ratings, self.errors(model, ratings))
         weights = self.penalty_weights(model, ratings)
         for name, weight in weights.items():
             gradients[name].addcmul_(weight, model.get_parameter(name))
@@ -125,7 +143,7 @@ class Objective:
 
     def penalty(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """½ Σ λ ‖·‖² over all parameters, a differentiable scalar."""
-        if self.l2 == 0 and not self.bias_l2:
+        if self.l2 == 0 and not self.bias_l2 and (model.sessions is None or self.session_l2 == 0):
             return model.rating_range.new_zeros(())
         return self._penalty(model, self.penalty_weights(model, ratings))
 
@@ -138,6 +156,8 @@ class Objective:
         weights: dict[str, Tensor] = {}
         for term in model.all_terms:
             weights |= self._term_weights(model, ratings, term)
+        if model.sessions is not None:
+            weights[SESSION_BIAS] = torch.full_like(model.sessions.bias.weight, self.session_l2, requires_grad=False)
         return weights
 
     def _term_weights(self, model: MatrixFactorization, ratings: Ratings, term: Term) -> dict[str, Tensor]:
@@ -155,6 +175,22 @@ class Objective:
         for name, columns in term.split(ridge).items():
             columns.copy_(weights[name].expand_as(columns))
         return ridge
+
+    @torch.no_grad()
+    def minimize_sessions(self, model: MatrixFactorization, ratings: Ratings) -> None:
+        """Move the session biases to the minimum of J with all else fixed, those of one gap after another.
+
+        b ← b − (Sᵀ w ℓ′ + λ_s b) / (Sᵀ w + λ_s): the minimum for the squared error.  J does not rise for any loss whose
+        second derivative is at most 1.  For solvers that do not step along all gradients at once.
+        """
+        assert model.sessions is not None
+        bias, starts = model.sessions.bias.weight, model.sessions.sessions.starts
+        curvature = model.sessions.sums(ratings, ratings.weighted(torch.ones_like(ratings.values))) + self.session_l2
+        dots = sddmm(ratings.pattern, *model.augmented_factors())
+        for first, end in pairwise(starts):
+            _, errors = self.losses(dots, model.targets(ratings), ratings)
+            slope = model.sessions.sums(ratings, errors) + self.session_l2 * bias
+            bias[first:end] -= slope[first:end] / curvature[first:end]
 
     @torch.no_grad()
     def user_cost(self, model: MatrixFactorization, ratings: Ratings, user: int) -> Tensor:
@@ -258,6 +294,11 @@ def _padded(rows: Tensor, column: Tensor | None) -> Tensor:
     return padded
 
 
+def _values(model: MatrixFactorization, ratings: Ratings) -> Tensor:
+    """(n_ratings,) the ratings less the session biases; differentiable."""
+    return ratings.values if model.sessions is None else ratings.values - model.sessions.effect(ratings)
+
+
 class DataCost(torch.autograd.Function):
     """Σ ℓ(θ̃_jᵀ x̃_i + μ_i, target) over the observed entries, with the hand-derived gradient as its backward pass."""
 
@@ -272,11 +313,19 @@ class DataCost(torch.autograd.Function):
         offset: Tensor | None = None,
     ) -> Tensor:
         cost, gradients = cost_and_factor_gradients(objective, users, items, targets, ratings, offset)
-        ctx.save_for_backward(*gradients)
+        needed = (users, items, targets) if ctx.needs_input_grad[2] else ()
+        ctx.save_for_backward(*gradients, *needed)
+        ctx.ratings, ctx.objective, ctx.offset = ratings, objective, offset
         return cost
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        users, items = ctx.saved_tensors
-        return users * grad, items * grad, None, None, None, None
+        by_user, by_item, *saved = ctx.saved_tensors
+        by_target = None
+        if saved:
+            users, items, targets = saved
+            targets = targets if ctx.offset is None else targets - offset_at(ctx.offset, ctx.ratings.items)
+            dots = sddmm(ctx.ratings.pattern, users, items)
+            by_target = -grad * ctx.objective.losses(dots, targets, ctx.ratings)[1]
+        return by_user * grad, by_item * grad, by_target, None, None, None

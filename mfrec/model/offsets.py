@@ -47,3 +47,8 @@ def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0, mean: flo
     counts = ratings.item_counts
     means = (sums + damping * mu) / (counts + damping)
     return torch.where(counts > 0, means, mu).to(ratings.values.dtype)
+
+
+def offset_at(offset: Tensor, items: Tensor) -> Tensor:
+    """An offset, () or (n_items,), of the items with these indices."""
+    return offset if offset.ndim == 0 else offset.index_select(0, items)

@@ -6,9 +6,12 @@ change D that minimizes it solves the normal equations, in the free columns (all
     H(D) = Fᵀ (w ∘ ((F D) X̃ᵀ)_observed) X̃ + Λ ∘ D  =  Fᵀ (w ∘ residuals) X̃ − Λ ∘ W̃ + rhs_shift
 
 Residuals are y − μ − θ̃ᵀx̃ at the observed entries, w their weights, and rhs_shift is zero except for solvers that
-sample.  H(D) is `spmm(R, w ∘ sddmm(R, F D, X̃), X̃)` and Fᵀ of it: no k × k matrix is formed.
+sample.  H(D) is `spmm(R, w ∘ sddmm(R, F D, X̃), X̃)` and Fᵀ of it: no k × k matrix is formed.  If the partners have
+variances v, each row has another penalty, V = Σ w v, on the whole of θ̃: V ∘ F D joins the product before Fᵀ, and
+−V ∘ Θ̃ the residuals' part of the right-hand side.
 
     minimize         a few steps of minimize_by_cg.  On the CPU a kernel gathers each row's partners once for all steps.
+                     With `normal_sums`, terms of one entity share the rows' k × k matrices instead of products.
     minimize_by_cg   preconditioned conjugate gradients.  Rows of an identity term are independent problems, each with
                      its own step length, all solved at once; feature weights are one problem, since a row with two
                      features couples them.  The preconditioner is the diagonal of H, (F∘F)ᵀ (R (X̃∘X̃)) + Λ, without
@@ -27,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +42,9 @@ from mfrec.data.ratings import Ratings
 from mfrec.model.entity import ITEM, USER, Term
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.sparse import CSRPattern, has_kernel, sddmm, spmm
+
+if TYPE_CHECKING:
+    from mfrec.model.normal_sums import NormalSums
 
 # Numbers of normal matrices held at a time by minimize_exactly: 2^24 in float32 are 64 MiB.
 NORMAL_NUMBERS = 2**24
@@ -75,6 +81,11 @@ class RatingsView:
         """(n_entries,) values, each multiplied by its weight."""
         return values if self.weights is None else values * self.weights
 
+    def sums(self, partners: Tensor) -> Tensor:
+        """(n_rows, k) the weighted sum of the partners' rows over each row's ratings, for partners of (n_cols, k)."""
+        weights = partners.new_ones(self.pattern.n_entries) if self.weights is None else self.weights
+        return spmm(self.pattern, weights, partners)
+
 
 def ratings_views(model: MatrixFactorization, ratings: Ratings) -> tuple[RatingsView, RatingsView]:
     """The ratings in the order of the users, and in the order of the items."""
@@ -94,6 +105,12 @@ def reweighted(
     return replace(views[USER], scales=(users, items)), replace(views[ITEM], scales=(items, users))
 
 
+def retargeted(views: tuple[RatingsView, RatingsView], targets: Tensor) -> tuple[RatingsView, RatingsView]:
+    """The views with other targets, (n_ratings,) in the order of the users."""
+    by_item = targets.index_select(0, views[USER].pattern.transpose_order)
+    return replace(views[USER], targets=targets), replace(views[ITEM], targets=by_item)
+
+
 class RidgeProblem:
     """The ridge regression of one term.
 
@@ -105,6 +122,7 @@ class RidgeProblem:
         ridge: Λ, broadcast to `weights`.
         features: F, or None for the identity.
         rhs_shift: added to the right-hand side, shaped like `weights`.
+        spread: V and Θ̃, (n_rows, k) each, or None if the partners have no variances.
     """
 
     def __init__(
@@ -116,28 +134,52 @@ class RidgeProblem:
         ridge: Tensor,
         features: Features | None = None,
         rhs_shift: Tensor | None = None,
+        spread: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.view, self.weights, self.partners, self.ridge, self.features = view, weights, partners, ridge, features
-        rhs = self._rmatmul(spmm(view.pattern, view.weighted(residuals), partners)) - ridge * weights
-        self.rhs = (rhs if rhs_shift is None else rhs + rhs_shift) * view.free
-        self.residuals = residuals
+        self.residuals, self.spread = residuals, spread[0] if spread else None
+        rows = spmm(view.pattern, view.weighted(residuals), partners)
+        self.rhs = self._rhs(rows if spread is None else rows - spread[0] * spread[1], rhs_shift)
+
+    def _rhs(self, rows: Tensor, rhs_shift: Tensor | None) -> Tensor:
+        """The right-hand side, from the ratings' part in the rows, (n_rows, k)."""
+        rhs = self._rmatmul(rows) - self.ridge * self.weights
+        return (rhs if rhs_shift is None else rhs + rhs_shift) * self.view.free
+
+    def _matmul(self, weights: Tensor) -> Tensor:
+        return weights if self.features is None else self.features.matrix @ weights
 
     def _rmatmul(self, rows: Tensor) -> Tensor:
         return rows if self.features is None else self.features.rmatmul(rows)
 
+    def row_products(self, rows: Tensor) -> Tensor:
+        """(n_rows, k) the ratings' part of H in the rows, for changes of the rows."""
+        pattern = self.view.pattern
+        products = spmm(pattern, self.view.weighted(sddmm(pattern, rows, self.partners)), self.partners)
+        return products if self.spread is None else products + self.spread * rows
+
+    def row_diagonal(self) -> Tensor:
+        """(n_rows, k) the diagonal of the ratings' part of H in the rows."""
+        diagonal = self.view.sums(self.partners.square())
+        return diagonal if self.spread is None else diagonal + self.spread
+
+    def row_squares(self, rows: Tensor) -> Tensor:
+        """() the sum of D ∘ H(D) without the penalty Λ, for changes F D of the rows."""
+        squares = self.view.weighted(sddmm(self.view.pattern, rows, self.partners).square()).sum()
+        return squares if self.spread is None else squares + (self.spread * rows.square()).sum()
+
     def hessian(self, change: Tensor) -> Tensor:
         """H(D), shaped like `weights`, for a change D that is 0 outside the free columns."""
-        rows = change if self.features is None else self.features.matrix @ change
-        pattern = self.view.pattern
-        entries = self.view.weighted(sddmm(pattern, rows, self.partners))
-        return (self._rmatmul(spmm(pattern, entries, self.partners)) + self.ridge * change) * self.view.free
+        return (self._rmatmul(self.row_products(self._matmul(change))) + self.ridge * change) * self.view.free
+
+    def curvature(self, change: Tensor) -> Tensor:
+        """() the sum of D ∘ H(D), which needs half of the products of H(D)."""
+        return self.row_squares(self._matmul(change)) + (self.ridge * change.square()).sum()
 
     @cached_property
     def diagonal(self) -> Tensor:
         """The diagonal of H, shaped like `weights`; 1 outside the free columns."""
-        pattern = self.view.pattern
-        ones = self.view.weighted(self.weights.new_ones(pattern.n_entries))
-        rows = spmm(pattern, ones, self.partners.square())
+        rows = self.row_diagonal()
         data = rows if self.features is None else self.features.rmatmul_squared(rows)
         diagonal = data + self.ridge
         # Entries without data or penalty have a zero diagonal and a zero right-hand side; use 1.
@@ -151,6 +193,7 @@ def ridge_problem(
     ridge: Tensor,
     perturbation: Tensor | None = None,
     rhs_shift: Tensor | None = None,
+    variances: Tensor | None = None,
 ) -> RidgeProblem:
     """The ridge regression of a term of a model as it is.
 
@@ -158,12 +201,14 @@ def ridge_problem(
         view: the ratings in the order of the term's entity.
         ridge, rhs_shift: as in `RidgeProblem`.
         perturbation: (n_entries,) added to the residuals.
+        variances: (n_cols, k) v of the partners.
     """
     factors = model.augmented_factors()
     rows, partners = factors[term.entity], factors[1 - term.entity]
     residuals = view.targets - sddmm(view.pattern, rows, partners)
     residuals = residuals if perturbation is None else residuals + perturbation
-    return RidgeProblem(view, residuals, model.weights(term), partners, ridge, term.features, rhs_shift)
+    spread = None if variances is None else (view.sums(variances), rows)
+    return RidgeProblem(view, residuals, model.weights(term), partners, ridge, term.features, rhs_shift, spread)
 
 
 def minimize(
@@ -177,28 +222,30 @@ def minimize(
     variances: Tensor | None = None,
     noise_std: float = 0.0,
     generator: torch.Generator | None = None,
+    sums: NormalSums | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The term's W̃ after `steps` conjugate-gradient steps from its current value, and the diagonal of H.
 
     Args:
         view: the ratings in the order of the term's entity.
         ridge, rhs_shift: as in `RidgeProblem`.
-        variances: (n_cols, k) V; the weighted sum of its rows over a row's ratings is added to the ridge of the row.
+        variances: (n_cols, k) v of the partners; V, its weighted sum over a row's ratings, penalizes the row.
         noise_std: each target is perturbed by a draw from N(0, noise_std² / weight).
         generator: the source of the noise, on the CPU.
+        sums: `normal_sums` of the view, the partners and the variances as they are now; replaces the products.
     """
-    if term.features is None and has_kernel(ridge):
+    if term.features is None and sums is None and has_kernel(ridge):
         noise = noise_std, int(torch.randint(2**62, (), generator=generator)) if noise_std else 0
         return _minimize_rows(model, term, view, ridge, steps, rhs_shift, variances, noise)
-    if variances is not None:
-        ones = view.weighted(ridge.new_ones(view.pattern.n_entries))
-        ridge = ridge + spmm(view.pattern, ones, variances) * view.free
     perturbation = None
     if noise_std:
         normal = torch.randn(len(view.targets), generator=generator, dtype=ridge.dtype).to(ridge.device)
         perturbation = normal.mul_(noise_std)
         perturbation = perturbation if view.weights is None else perturbation * view.weights.rsqrt()
-    problem = ridge_problem(model, term, view, ridge, perturbation, rhs_shift)
+    if sums is None:
+        problem = ridge_problem(model, term, view, ridge, perturbation, rhs_shift, variances)
+    else:
+        problem = sums.problem(model, term, view, ridge, perturbation, rhs_shift)
     return minimize_by_cg(problem, steps), problem.diagonal
 
 
@@ -261,17 +308,20 @@ def minimize_by_cg(problem: RidgeProblem, steps: int) -> Tensor:
     weights, r = problem.weights, problem.rhs
     z = r * inverse
     p, rz = z, dot(r, z)
-    for _ in range(steps):
-        Hp = problem.hessian(p)
-        curvature = dot(p, Hp)
+    for number in range(1, steps + 1):
+        # The last step needs no new residual, and so no H(p): features have a cheaper curvature.
+        Hp = None if number == steps and problem.features is not None else problem.hessian(p)
+        curvature = problem.curvature(p) if Hp is None else dot(p, Hp)
         # Without a penalty H may be singular: rounding leads a converged row to a flat direction, where it must stop.
         is_curved = curvature > eps * dot(p, problem.diagonal * p)
         # A row that has converged, or has no ratings, has p = 0 and must not divide by it.
         step = torch.where(is_curved, rz / curvature.clamp_min(tiny), 0)
-        weights, r = weights + step * p, torch.where(is_curved, r - step * Hp, 0)
-        z = r * inverse
-        before, rz = rz, dot(r, z)
-        p = z + rz / before.clamp_min(tiny) * p
+        weights = weights + step * p
+        if Hp is not None:
+            r = torch.where(is_curved, r - step * Hp, 0)
+            z = r * inverse
+            before, rz = rz, dot(r, z)
+            p = z + rz / before.clamp_min(tiny) * p
     return weights
 
 
