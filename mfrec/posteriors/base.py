@@ -2,6 +2,7 @@
 
     mean_model()            the model that predicts the posterior mean of every rating
     has_std, std(...)       standard deviations of ratings, if the kind has them
+    level_probabilities()   probabilities of the possible ratings, if it has standard deviations
     sample(...)             a model drawn from the posterior
     trace()                 the samples that the posterior consists of, if it does
     conditionals(...)       the distribution of new rows given their ratings, one for each set of trained parameters
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 Z_90 = 1.6448536269514722
 # τ ~ Gamma(c, c), the precision scale of a user or item: as much evidence as 2c ratings that it is like the others.
 PRECISION_SCALE_SHAPE = 16.0
+# a and b of every other Gamma prior, by shape and rate: as much evidence as one observation.
+PRIOR_SHAPE, PRIOR_RATE = 0.5, 0.5
 
 
 class Posterior(ABC):
@@ -43,6 +46,8 @@ class Posterior(ABC):
     """
 
     kind: ClassVar[str]
+    # Whether new rows are linear in their ratings, so that each rating has a share in a prediction.
+    explainable: ClassVar[bool] = True
     model: MatrixFactorization
 
     @abstractmethod
@@ -63,10 +68,13 @@ class Posterior(ABC):
         if not self.has_std:
             raise InputError("a point estimate has no standard deviations and no samples; train a Bayesian solver")
 
-    def std(self, users: Tensor, items: Tensor, *, include_noise: bool = True) -> Tensor:
+    def std(
+        self, users: Tensor, items: Tensor, *, timestamps: Tensor | None = None, include_noise: bool = True
+    ) -> Tensor:
         """(n,) the standard deviation of the rating at each (user, item) index pair, in the ratings' unit.
 
         Args:
+            timestamps: (n,) seconds since 1970, for session biases; without them, the prior's variance counts as noise.
             include_noise: False gives the standard deviation of the expected rating, without the ratings' noise.
 
         Raises:
@@ -74,6 +82,26 @@ class Posterior(ABC):
         """
         self.require_std()
         raise NotImplementedError
+
+    def level_probabilities(
+        self, users: Tensor, items: Tensor, levels: Tensor, timestamps: Tensor | None = None
+    ) -> Tensor:
+        """(n, K) the probability of each level at each (user, item) index pair, in float64; each row adds up to 1.
+
+        By default, ratings are normal with the mean prediction and `std`, and each counts as the nearest level.
+
+        Args:
+            levels: (K,) the possible ratings, ascending; see `mfrec.posteriors.levels`.
+            timestamps: (n,) seconds since 1970, for session biases.
+
+        Raises:
+            InputError: there are no standard deviations, or an index is not in the model.
+        """
+        from mfrec.posteriors.levels import normal_level_probabilities  # imports torch, which this module does not
+
+        self.require_std()
+        means = self.mean_model().predict(users, items, timestamps=timestamps)
+        return normal_level_probabilities(means, self.std(users, items, timestamps=timestamps), levels)
 
     def sample(self, generator: torch.Generator | None = None) -> MatrixFactorization:
         """A model without features drawn from the posterior, by a generator on the CPU.
@@ -119,8 +147,17 @@ class Posterior(ABC):
         """The posterior that returned this `state_dict()`, around its model and the objective of the training."""
 
 
-def without_features(model: MatrixFactorization, users: Tensor, items: Tensor) -> MatrixFactorization:
-    """A model like this one with these augmented factors, (n_users, k) and (n_items, k), and without features."""
+def without_features(
+    model: MatrixFactorization, users: Tensor, items: Tensor, session_bias: Tensor | None = None
+) -> MatrixFactorization:
+    """A model like this one with these augmented factors, (n_users, k) and (n_items, k), and without features.
+
+    Args:
+        session_bias: (n_sessions, 1) instead of the model's.
+    """
+    sessions = model.sessions
+    if sessions is not None and session_bias is not None:
+        sessions = sessions.with_bias(session_bias)
     return model.from_augmented_factors(
-        users, items, biases=model.biases, offset=model.offset, rating_range=model.rating_range
+        users, items, biases=model.biases, offset=model.offset, rating_range=model.rating_range, sessions=sessions
     )

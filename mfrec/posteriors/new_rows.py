@@ -11,6 +11,9 @@ and, given the precision scale τ, the ridge R and the prior's mean m, the row i
 
 The kinds of posteriors differ in R, m and τ, which their modules define.  New items are the mirror image.  A row
 without ratings is its base plus the prior's mean, as in training.
+
+In a model with session biases, r_i is also less the rating's session biases.  New users have sessions of their own,
+whose biases take turns with their rows.  New items are rated in sessions of the trained users, which stay as they are.
 """
 
 from __future__ import annotations
@@ -18,18 +21,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
+from mfrec.data.sessions import Sessions
 from mfrec.errors import InputError
-from mfrec.model.entity import ENTITY_NAMES, USER
+from mfrec.model.entity import ENTITY_NAMES, ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.ridge import RatingsView, RidgeProblem, cholesky, normal_matrices, ratings_views
+from mfrec.model.session_biases import SESSION_BIAS, SessionBiases
 from mfrec.sparse import CSRPattern, sddmm, spmm
+
+# Turns of new users' rows and their session biases, which bring both to their minimum.
+SESSION_TURNS = 30
 
 
 class NewRows:
@@ -46,7 +54,8 @@ class NewRows:
         free: (1, k) 1 in the columns of parameters, 0 in the column of the constant 1.
         columns: the indices of the free columns.
         view: the ratings in the order of the new rows.
-        empty_model: a model of the new rows and their partners with all parameters 0.
+        sessions: those of new users, if the model has session biases and the ratings have timestamps.
+        empty_model: a model of the new rows and their partners with all parameters 0, without sessions.
 
     Raises:
         InputError: ratings, features or offset do not fit the model.
@@ -76,7 +85,27 @@ class NewRows:
         self.columns = self.free[0].nonzero()[:, 0]
         empty = [self.free.new_zeros(n, self.free.shape[1]) for n in (self.n_rows, n_partners)]
         self.empty_model = self.model(*empty)
+        # Each conditional subtracts the sessions' effect under its own parameters.
+        self.empty_model.sessions = None
         self.view = ratings_views(self.empty_model, self.ratings)[entity]
+        self.sessions: Sessions | None = None
+        if entity == USER and self.has_sessions:
+            assert model.sessions is not None
+            self.sessions = Sessions(self.ratings, model.sessions.sessions.gaps)
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether the new rows' ratings are in sessions."""
+        return self.trained.sessions is not None and self.ratings.timestamps is not None
+
+    def trained_effect(self, parameters: Mapping[str, Tensor] | None = None) -> Tensor | None:
+        """(n_entries,) the effect of trained sessions on the ratings of new items, in the view's order, or None."""
+        sessions, timestamps = self.trained.sessions, self.ratings.timestamps
+        if self.entity == USER or sessions is None or timestamps is None:
+            return None
+        bias = None if parameters is None else parameters[SESSION_BIAS]
+        effect = sessions.at(self.ratings.users, timestamps, bias)
+        return effect.index_select(0, self.ratings.pattern.transpose_order)
 
     def _checked_features(self, features: Mapping[str, Features]) -> dict[str, Features]:
         name = ENTITY_NAMES[self.entity]
@@ -126,17 +155,27 @@ class NewRows:
         """(n_partners, k) the augmented factors of the trained rows that the new ones meet."""
         return self.trained.entity_factors(1 - self.entity, parameters)
 
-    def model(self, rows: Tensor, partners: Tensor) -> MatrixFactorization:
-        """The model without features of these new rows, (n_rows, k), and their partners, (n_partners, k)."""
+    def model(self, rows: Tensor, partners: Tensor, session_bias: Tensor | None = None) -> MatrixFactorization:
+        """The model without features of these new rows, (n_rows, k), and their partners, (n_partners, k).
+
+        Args:
+            session_bias: (n_sessions, 1) of the new users' sessions, or other biases of the trained sessions.
+        """
         users, items = self.users_first(rows, partners)
-        trained = self.trained
-        return trained.from_augmented_factors(
+        trained, sessions = self.trained, None
+        if self.entity == ITEM and trained.sessions is not None:
+            sessions = trained.sessions if session_bias is None else trained.sessions.with_bias(session_bias)
+        elif session_bias is not None:
+            assert self.sessions is not None
+            sessions = SessionBiases(self.sessions, session_bias.dtype).with_bias(session_bias)
+        return MatrixFactorization.from_augmented_factors(
             users,
             items,
             biases=trained.biases,
             offset=self.offset,
             rating_range=trained.rating_range,
             nonnegative=trained.nonnegative,
+            sessions=sessions,
         )
 
     def users_first(self, rows: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,6 +211,7 @@ class RowStatistics(NamedTuple):
 class SolvedRows(NamedTuple):
     """Solved new rows: their mean, a sample and variances, (n, k) each, τ, (n, 1), and the partners, (n_partners, k).
 
+    session_bias is that of the new users' sessions, (n_sessions, 1), and session_state what else a kind needs of them.
     From `Conditional.solve_block` the rows are a block's θ, in the free columns; from `Conditional.solve` they are all
     new rows, in all columns.
     """
@@ -181,6 +221,8 @@ class SolvedRows(NamedTuple):
     variances: Tensor
     precision_scales: Tensor
     partners: Tensor
+    session_bias: Tensor | None = None
+    session_state: dict[str, Any] | None = None
 
 
 class Conditional(ABC):
@@ -194,14 +236,19 @@ class Conditional(ABC):
         base, partners: the fixed part of the new rows, and the rows that they meet.
         view: the ratings, with τ of the partners in the weights.
         residuals: (n_entries,) r of each rating.
+        sessions: the biases of the new users' sessions, or None.
+        session_turns: how often rows and session biases are solved in turn.
         has_own_rows: False where the new rows are their base.
     """
+
+    session_turns = SESSION_TURNS
 
     def __init__(
         self,
         new_rows: NewRows,
         parameters: Mapping[str, Tensor] | None = None,
         precision_scales: Tensor | None = None,
+        sessions: SessionBiases | None = None,
     ) -> None:
         self.new_rows, self.parameters = new_rows, parameters
         self.has_own_rows = new_rows.has_own_rows
@@ -210,7 +257,15 @@ class Conditional(ABC):
         if precision_scales is not None:
             view = replace(view, scales=(precision_scales.new_ones(new_rows.n_rows, 1), precision_scales))
         self.view: RatingsView = view
-        self.residuals = view.targets - sddmm(view.pattern, self.base, self.partners)
+        effect = new_rows.trained_effect(parameters)
+        self.targets = view.targets if effect is None else view.targets - effect
+        self.sessions = sessions
+        self.residuals = self.errors(self.base)
+
+    def errors(self, rows: Tensor) -> Tensor:
+        """(n_entries,) the ratings less their effects and their products with these rows, (n_rows, k)."""
+        errors = self.targets - sddmm(self.view.pattern, rows, self.partners)
+        return errors if self.sessions is None else errors - self.sessions.effect(self.new_rows.ratings).detach()
 
     @abstractmethod
     def ridge(self, rows: slice, tau: Tensor) -> Tensor:
@@ -219,6 +274,10 @@ class Conditional(ABC):
     @abstractmethod
     def solve_block(self, statistics: RowStatistics) -> SolvedRows:
         """The rows of a block."""
+
+    def solve_sessions(self, errors: Tensor, tau: Tensor) -> None:
+        """Move the biases of the new users' sessions, given errors, (n_entries,), and the rows' τ, (n_rows, 1)."""
+        raise NotImplementedError
 
     def statistics(self) -> Iterator[RowStatistics]:
         """The statistics of all rows, in blocks, so that only one block's normal matrices are held at a time."""
@@ -236,7 +295,18 @@ class Conditional(ABC):
             yield RowStatistics(rows, normal, problem.rhs[rows][:, columns], squares[rows], counts)
 
     def solve(self) -> SolvedRows:
-        """All new rows."""
+        """All new rows, and the biases of their sessions."""
+        solved = self.solve_rows()
+        if self.sessions is None:
+            return solved
+        for _ in range(self.session_turns):
+            self.solve_sessions(self.errors(solved.sample), solved.precision_scales)
+            self.residuals = self.errors(self.base)
+            solved = self.solve_rows()
+        return solved._replace(session_bias=self.sessions.bias.weight.detach().clone())
+
+    def solve_rows(self) -> SolvedRows:
+        """All new rows, given the biases of their sessions."""
         blocks = [self.solve_block(statistics) for statistics in self.statistics()] if self.has_own_rows else []
         zeros = torch.zeros_like(self.base)
         if not blocks:

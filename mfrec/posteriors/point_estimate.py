@@ -7,6 +7,7 @@ and m = 0.  In a non-negative model it is the minimum over factors of 0 or above
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.losses import squared_error
 from mfrec.model.objective import Objective
 from mfrec.model.ridge import RidgeProblem, minimize_by_columns
+from mfrec.model.session_biases import SessionBiases
 from mfrec.posteriors.base import Posterior
 from mfrec.posteriors.new_rows import Conditional, NewRows, RowStatistics, SolvedRows
 from mfrec.sparse import sddmm
@@ -56,7 +58,7 @@ class PointEstimate(Posterior):
     def folded(self, new_rows: NewRows, solved: Iterable[SolvedRows]) -> PointEstimate:
         """The point estimate of the new rows and their partners."""
         (rows,) = solved
-        return PointEstimate(new_rows.model(rows.mean, rows.partners), self.objective)
+        return PointEstimate(new_rows.model(rows.mean, rows.partners, rows.session_bias), self.objective)
 
     def state_dict(self) -> dict[str, Any]:
         """The kind alone: the parameters are the model's state."""
@@ -72,7 +74,9 @@ class Minimum(Conditional):
     """New rows at the minimum of J."""
 
     def __init__(self, new_rows: NewRows, objective: Objective) -> None:
-        super().__init__(new_rows)
+        sessions = None if new_rows.sessions is None else SessionBiases(new_rows.sessions, new_rows.trained.dtype)
+        super().__init__(new_rows, sessions=None if sessions is None else sessions.to(new_rows.trained.device))
+        self.session_l2 = objective.session_l2
         term = new_rows.empty_model.terms(new_rows.entity)[0]
         self.penalties = objective.ridge(new_rows.empty_model, new_rows.ratings, term)
 
@@ -86,14 +90,27 @@ class Minimum(Conditional):
         theta, _ = statistics.minimum(tau, self.ridge(statistics.rows, tau))
         return SolvedRows(theta, theta, torch.zeros_like(theta), tau, self.partners)
 
+    @torch.no_grad()
+    def solve_sessions(self, errors: Tensor, tau: Tensor) -> None:
+        """b = Σ w e / (Σ w + λ_s) over a session's ratings, for the sessions of one gap after another."""
+        assert self.sessions is not None
+        ratings, bias = self.new_rows.ratings, self.sessions.bias.weight
+        counts = self.sessions.sums(ratings, self.view.weighted(torch.ones_like(errors)))
+        for first, end in pairwise(self.sessions.sessions.starts):
+            sums = self.sessions.sums(ratings, self.view.weighted(errors)) - self.session_l2 * bias
+            change = torch.zeros_like(bias)
+            change[first:end] = (sums / (counts + self.session_l2))[first:end]
+            errors = errors - self.sessions.effect(ratings, change)
+            bias += change
+
 
 class NonNegativeMinimum(Minimum):
     """New rows at the minimum of J over factors of 0 or above."""
 
-    def solve(self) -> SolvedRows:
+    def solve_rows(self) -> SolvedRows:
         """All new rows, by passes over their columns."""
         if not self.has_own_rows:
-            return super().solve()
+            return super().solve_rows()
         theta = torch.zeros_like(self.base)
         for _ in range(MAX_PASSES):
             residuals = self.residuals - sddmm(self.view.pattern, theta, self.partners)

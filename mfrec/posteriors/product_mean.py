@@ -35,6 +35,7 @@ class ProductMean:
         n: the number of products added.
         sums: factors whose product is Σ_s θ_s · x_s.
         bias_sums: Σ_s of the users' biases, (n_users,), and of the items', (n_items,).
+        session_sum: Σ_s of the session biases, (n_sessions, 1); None without sessions.
     """
 
     def __init__(self, model: MatrixFactorization) -> None:
@@ -42,10 +43,13 @@ class ProductMean:
         sizes = model.n_users, model.n_items
         self.sums = [torch.zeros(n, 0, dtype=model.dtype, device=model.device) for n in sizes]
         self.bias_sums = [torch.zeros(n, dtype=model.dtype, device=model.device) for n in sizes]
+        self.session_sum = None if model.sessions is None else torch.zeros_like(model.sessions.bias.weight.detach())
 
-    def add(self, users: Tensor, items: Tensor) -> None:
-        """Add the product of augmented factors, (n_users, k) and (n_items, k)."""
+    def add(self, users: Tensor, items: Tensor, session_bias: Tensor | None = None) -> None:
+        """Add the product of augmented factors, (n_users, k) and (n_items, k), and session biases, (n_sessions, 1)."""
         self.n += 1
+        if self.session_sum is not None and session_bias is not None:
+            self.session_sum += session_bias
         k = self.model.rank
         for entity, factors in enumerate((users, items)):
             self.sums[entity] = torch.cat([self.sums[entity], factors[:, :k]], 1)
@@ -61,11 +65,17 @@ class ProductMean:
             user_bias, item_bias = (total[:, None] / self.n for total in self.bias_sums)
             users = torch.cat([users, user_bias, torch.ones_like(user_bias)], 1)
             items = torch.cat([items, torch.ones_like(item_bias), item_bias], 1)
-        return without_features(self.model, users, items)
+        session_bias = None if self.session_sum is None else self.session_sum / self.n
+        return without_features(self.model, users, items, session_bias)
 
     def state_dict(self) -> dict[str, Any]:
         """The number of products and their sums."""
-        return {"n": self.n, "sums": list(self.sums), "bias_sums": [total.clone() for total in self.bias_sums]}
+        return {
+            "n": self.n,
+            "sums": list(self.sums),
+            "bias_sums": [total.clone() for total in self.bias_sums],
+            "session_sum": None if self.session_sum is None else self.session_sum.clone(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict()`, on the model's device."""
@@ -73,6 +83,8 @@ class ProductMean:
         self.sums, self.bias_sums = (
             [tensor.to(self.model.device) for tensor in state[name]] for name in ("sums", "bias_sums")
         )
+        if self.session_sum is not None:
+            self.session_sum = state["session_sum"].to(self.model.device)
 
 
 def truncated(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:

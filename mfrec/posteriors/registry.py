@@ -10,6 +10,7 @@ from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.posteriors.base import Posterior
 from mfrec.posteriors.mean_field import MeanFieldPosterior
+from mfrec.posteriors.ordinal_samples import OrdinalSamples
 from mfrec.posteriors.point_estimate import PointEstimate
 from mfrec.posteriors.samples import PosteriorSamples
 
@@ -18,6 +19,7 @@ POSTERIORS: dict[str, type[Posterior]] = {
     PointEstimate.kind: PointEstimate,
     PosteriorSamples.kind: PosteriorSamples,
     MeanFieldPosterior.kind: MeanFieldPosterior,
+    OrdinalSamples.kind: OrdinalSamples,
 }
 
 
