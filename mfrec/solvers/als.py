@@ -23,7 +23,14 @@ import torch
 
 from mfrec.errors import InputError
 from mfrec.model.entity import ITEM, USER
-from mfrec.model.ridge import minimize, minimize_by_columns, minimize_exactly, ratings_views, ridge_problem
+from mfrec.model.ridge import (
+    minimize,
+    minimize_by_columns,
+    minimize_exactly,
+    ratings_views,
+    retargeted,
+    ridge_problem,
+)
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import SOLVERS, ALSOptions
 
@@ -64,4 +71,10 @@ class ALS(Solver):
                 weights, _ = minimize(self.model, term, view, ridge, self.options.cg_steps)
             before = self.model.weights(term)
             self.model.assign(term, torch.lerp(before, weights, self.options.relaxation))
+        if self.model.sessions is not None:
+            self.objective.minimize_sessions(self.model, self.ratings)
+            self.views = retargeted(self.views, self.model.targets(self.ratings))
         return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.views = retargeted(self.views, self.model.targets(self.ratings))

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from mfrec.model.objective import Objective
     from mfrec.posteriors.base import Posterior
 
-Capability = Literal["features", "non-negative", "losses"]
+Capability = Literal["features", "non-negative", "losses", "sessions"]
 # The name of each capability in messages.
 CAPABILITIES: dict[Capability, str] = {
     "features": "features",
     "non-negative": "non-negative factors",
     "losses": "losses other than the squared error",
+    "sessions": "session biases",
 }
 
 
@@ -91,6 +92,10 @@ class Solver:
 
         return PointEstimate(self.model, self.objective)
 
+    def diagnostics(self) -> dict[str, float]:
+        """How well a sampler's chains have converged, such as {"r_hat": 1.01}; empty for other solvers."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """The state, besides the model, that the next epochs depend on: tensors, numbers, strings, dicts and lists."""
         return {}
@@ -115,7 +120,7 @@ class SolverSpec:
         summary: one sentence for lists of solvers.
         options: the class of the solver's own options.
         implementation: the `Solver` subclass, or where to import it from: "package.module:Class".
-        supports: which of "features", "non-negative" factors and other "losses" the solver can handle.
+        supports: which of "features", "non-negative" factors, other "losses" and "sessions" the solver can handle.
         defaults: the options of every solver, such as "rank", whose defaults differ for this one.
         search_space: the options worth tuning, the solver's own and those of every solver.
         learns: the options of every solver that this one infers from the data, so that they cannot be set.
@@ -178,6 +183,7 @@ class SolverSpec:
             "losses": objective.loss is not squared_error,
             "non-negative": model.nonnegative,
             "features": model.has_features,
+            "sessions": model.sessions is not None,
         }
         for capability, is_needed in needed.items():
             if is_needed and capability not in self.supports:

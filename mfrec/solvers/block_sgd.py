@@ -47,12 +47,14 @@ class Block(NamedTuple):
     rows: its users and its items, as slices of the shuffled factors.
     cell: the user group and the item group of the block.
     targets: centred ratings, indexed within the block.
+    members: (n_entries,) the position of each among all ratings.
     weights: (n_entries,) of the ratings, or None if all are 1.
     """
 
     rows: tuple[slice, slice]
     cell: tuple[int, int]
     targets: SparseMatrix
+    members: Tensor
     weights: Tensor | None
 
     def weighted(self, values: Tensor) -> Tensor:
@@ -133,6 +135,11 @@ class BlockSGD(Solver):
                 w[orders[term.entity]] = stepped
             self.model.assign(term, w)
         self.epochs += 1
+        if self.model.sessions is not None:
+            self.objective.minimize_sessions(self.model, self.ratings)
+            targets = self.model.targets(self.ratings)
+            for block in self.blocks:
+                block.targets.values.copy_(targets[block.members])
         return {"lr": lr}
 
     def _update(self, block: Block, block_counts: list[Tensor], weights: list[Tensor], lr: float) -> None:
@@ -217,4 +224,4 @@ def grid_blocks(
         pattern, by_row = csr_pattern(users[m], items[m], (rows.stop - rows.start, cols.stop - cols.start))
         sorted_members = m if by_row is None else m[by_row]
         weights = None if ratings.weights is None else ratings.weights[sorted_members]
-        yield Block((rows, cols), (p, q), SparseMatrix(pattern, targets[sorted_members]), weights)
+        yield Block((rows, cols), (p, q), SparseMatrix(pattern, targets[sorted_members]), sorted_members, weights)

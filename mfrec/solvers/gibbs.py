@@ -28,6 +28,11 @@ The others, with α over all n ratings and τ_j over the user's n_j (τ_i likewi
     λ′_c ~ Gamma(a + n/2, b + ½ Σ_f W_fc²)
     α ~ Gamma(a + n/2, b + ½ Σ v e²)
     τ_j ~ Gamma(c + n_j/2, c + ½ α Σ_i τ_i w e²)
+
+Session biases have a prior and draws of their own, in `mfrec.posteriors.session_draws`.
+
+The squared error of the mean of S draws is about c/S above that of infinitely many draws.  Several chains from
+different starts explore more of the posterior.
 """
 
 from __future__ import annotations
@@ -35,132 +40,115 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mfrec.model.entity import ITEM, USER, Term
-from mfrec.model.ridge import minimize, ratings_views, reweighted
-from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
-from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
-from mfrec.posteriors.draws import standard_gamma, standard_normal
+from mfrec.model.entity import ITEM, USER
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.posteriors.ordinal_samples import OrdinalSamples, random_pairs
 from mfrec.posteriors.samples import PosteriorSamples
 from mfrec.solvers.base import Solver
+from mfrec.solvers.convergence import Traces
+from mfrec.solvers.gibbs_chain import Chain
+from mfrec.solvers.ordinal_chain import OrdinalChain
 from mfrec.solvers.registry import GibbsOptions
 
-# a and b of every Gamma prior, by shape and rate: as much evidence as one observation.
-PRIOR_SHAPE, PRIOR_RATE = 0.5, 0.5
+# Scores that are traced to see how well the chains have converged.
+TRACED = 64
 
 
 class Gibbs(Solver):
     """Bayesian matrix factorization by Gibbs sampling.
 
-    An epoch is a sweep: the noise, then for users and for items the rows and their prior, and the feature weights and
-    theirs.  After it the model is the last draw; predictions average over the draws after the burn-in.
+    An epoch is a sweep of every chain.  After it the model is the last draw of the first chain.  Predictions average
+    over the draws of all chains after the burn-in.
+
+    Attributes:
+        chains: the first one samples `model`; each has a generator of its own.
     """
 
     options: GibbsOptions
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        ratings, options = self.ratings, self.options
-        self.samples = PosteriorSamples(self.model, options.samples, options.homoscedastic)
-        self.views = ratings_views(self.model, ratings)
-        self.terms = self.model.all_terms
-        # If ratings have standard deviation d, factors have √d.  The first prior is wide enough for them, since a chain
-        # that starts near zero under a narrow prior takes long to leave it.
-        std = float(self.views[USER].targets.double().std(correction=0)) or 1.0
-        self.alpha = 1 / std**2
-        self.precision_scales = [
-            torch.ones(n, 1, dtype=ratings.values.dtype, device=ratings.device)
-            for n in (ratings.n_users, ratings.n_items)
-        ]
-        # λ and m of each term.
-        self.priors = [
-            (torch.full_like(free[0], 50 / std), torch.zeros_like(free[0]))
-            for free in (self.views[term.entity].free for term in self.terms)
-        ]
+        options = self.options
+        kind = OrdinalChain if options.likelihood == "ordinal" else Chain
+        self.chains: list[Chain] = [kind(self.model, self.ratings, options, self.generator)]
+        for _ in range(1, options.chains):
+            seed = int(torch.randint(2**62, (), generator=self.generator))
+            generator = torch.Generator().manual_seed(seed)
+            self.chains.append(kind(_restarted(self.model, generator), self.ratings, options, generator))
+        self.samples = self._empty_samples()
+        self.traces = Traces()
         self.epochs = 0
+
+    def _empty_samples(self) -> PosteriorSamples:
+        options, chain = self.options, self.chains[0]
+        arguments = self.model, options.samples, options.homoscedastic, options.freedom()
+        if not isinstance(chain, OrdinalChain):
+            return PosteriorSamples(*arguments)
+        latents, pairs = chain.latents, random_pairs(self.ratings)
+        return OrdinalSamples(*arguments, levels=latents.levels, cutpoints=latents.cutpoints, pairs=pairs)
 
     def inference(self) -> PosteriorSamples:
         return self.samples
 
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
-        self._draw_noise()
-        for n, term in enumerate(self.terms):
-            self._draw_weights(term, *self.priors[n])
-            weights = self.model.weights(term)
-            self.priors[n] = self._draw_prior(weights) if term.features is None else self._draw_precision(weights)
+        for chain in self.chains:
+            chain.sweep()
         self.epochs += 1
         if self.epochs > self.options.burn_in:
-            self.samples.add(self.alpha, self.precision_scales, self.priors)
-        return {"noise_std": self.alpha**-0.5}
+            for chain in self.chains:
+                self._keep(chain)
+            pairs = random_pairs(self.ratings)[:, :TRACED]
+            self.traces.draws.append(torch.stack([chain.traced(*pairs) for chain in self.chains]).cpu())
+        elif isinstance(self.samples, OrdinalSamples) and isinstance(self.chains[0], OrdinalChain):
+            self.samples.set_state(self.chains[0].latents.cutpoints, self.chains[0].precision_scales)
+        return {"noise_std": self.chains[0].alpha ** -0.5}
 
-    def _draw_weights(self, term: Term, precision: Tensor, mean: Tensor) -> None:
-        ridge = precision / self.alpha
-        rhs_shift = ridge * (mean + self._normal(self.model.weights(term).shape) * precision.rsqrt())
-        steps = self.options.cg_steps if term.features is None else self.options.feature_steps
-        weights, _ = minimize(
-            self.model,
-            term,
-            self.views[term.entity],
-            ridge[None],
-            steps,
-            rhs_shift=rhs_shift,
-            noise_std=self.alpha**-0.5,
-            generator=self.generator,
-        )
-        self.model.assign(term, weights)
+    def _keep(self, chain: Chain) -> None:
+        precision = None if chain.sessions is None else chain.sessions.precision
+        state = chain.alpha, chain.precision_scales, chain.priors
+        if isinstance(self.samples, OrdinalSamples) and isinstance(chain, OrdinalChain):
+            cutpoints = chain.latents.cutpoints
+            self.samples.add(*state, model=chain.model, session_precision=precision, cutpoints=cutpoints)
+        else:
+            self.samples.add(*state, model=chain.model, session_precision=precision)
 
-    def _draw_noise(self) -> None:
-        """Draw α and, unless homoscedastic, τ of each user and item; they change the weights of the ratings."""
-        ratings, tau = self.ratings, self.precision_scales
-        squares = squared_errors(self.views[USER], *self.model.augmented_factors())
-        sums = row_sums(ratings.pattern, squares, tau[ITEM])
-        rate = PRIOR_RATE + 0.5 * (sums * tau[USER].double()).sum()
-        self.alpha = float(self._gamma(torch.tensor(PRIOR_SHAPE + 0.5 * len(squares)), rate))
-        if self.options.homoscedastic:
-            return
-        for entity, counts in ((USER, ratings.user_counts), (ITEM, ratings.item_counts)):
-            if entity == ITEM:
-                sums = column_sums(ratings.pattern, squares, tau[USER])
-            shape = PRECISION_SCALE_SHAPE + 0.5 * counts.double()[:, None]
-            tau[entity] = self._gamma(shape, PRECISION_SCALE_SHAPE + 0.5 * self.alpha * sums).to(squares.dtype)
-        self.views = reweighted(self.views, tau)
-
-    def _draw_prior(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(λ, m), each (k,), of an entity's own rows."""
-        rows = rows.double()
-        n, mean = len(rows), rows.mean(0)
-        squares = (rows - mean).square().sum(0) + n / (n + 1) * mean.square()
-        precision = self._gamma(torch.full_like(mean, PRIOR_SHAPE + 0.5 * n), PRIOR_RATE + 0.5 * squares)
-        drawn = n / (n + 1) * mean + self._normal(mean.shape).double() / ((n + 1) * precision).sqrt()
-        return precision.to(self.ratings.values.dtype), drawn.to(self.ratings.values.dtype)
-
-    def _draw_precision(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(λ′, 0), each (k,), of a block of feature weights."""
-        squares = weights.double().square().sum(0)
-        shape = torch.full_like(squares, PRIOR_SHAPE + 0.5 * len(weights))
-        return self._gamma(shape, PRIOR_RATE + 0.5 * squares).to(weights.dtype), torch.zeros_like(weights[0])
-
-    def _gamma(self, shape: Tensor, rate: Tensor) -> Tensor:
-        return standard_gamma(shape, self.generator).to(rate.device) / rate
-
-    def _normal(self, shape: tuple[int, ...]) -> Tensor:
-        return standard_normal(shape, self.ratings.values, self.generator)
+    def diagnostics(self) -> dict[str, float]:
+        """The largest R̂ and the smallest effective sample size; see `mfrec.solvers.convergence`."""
+        return self.traces.diagnostics()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "epochs": self.epochs,
-            "alpha": self.alpha,
-            "precision_scales": list(self.precision_scales),
-            "priors": [list(prior) for prior in self.priors],
+            "chains": [chain.state_dict() for chain in self.chains],
+            # The first chain's model is saved as the solver's.
+            "models": [chain.model.state_dict() for chain in self.chains[1:]],
             "samples": self.samples.state_dict(),
-            "generator": self.generator.get_state(),
+            "traces": self.traces.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epochs, self.alpha, device = state["epochs"], state["alpha"], self.ratings.device
-        self.precision_scales = [tensor.to(device) for tensor in state["precision_scales"]]
-        self.priors = [(precision.to(device), mean.to(device)) for precision, mean in state["priors"]]
+        self.epochs = state["epochs"]
+        for chain, model in zip(self.chains[1:], state["models"], strict=True):
+            chain.model.load_state_dict(model)
+        for chain, saved in zip(self.chains, state["chains"], strict=True):
+            chain.load_state_dict(saved)
         self.samples.load_state_dict(state["samples"])
-        self.generator.set_state(state["generator"].cpu())
+        self.traces.load_state_dict(state["traces"])
+
+
+def _restarted(model: MatrixFactorization, generator: torch.Generator) -> MatrixFactorization:
+    """The model with other initial factors of the same size and random signs."""
+    features = [{name: block.features for name, block in entity.feature_blocks.items()} for entity in model.entities]
+    sessions = None if model.sessions is None else model.sessions.sessions
+    copied = MatrixFactorization.from_state_dict(
+        model.state_dict(), user_features=features[USER], item_features=features[ITEM], sessions=sessions
+    )
+    with torch.no_grad():
+        for entity in copied.entities:
+            if entity.factors is not None:
+                weight = entity.factors.weight
+                signs = 1 - 2 * torch.randint(2, weight.shape, generator=generator).to(weight)
+                weight.mul_(signs)
+    return copied

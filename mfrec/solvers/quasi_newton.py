@@ -18,6 +18,7 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from mfrec.errors import OptionError
+from mfrec.model.session_biases import SESSION_BIAS
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import QuasiNewtonOptions
 
@@ -50,6 +51,7 @@ class QuasiNewton(Solver):
         # Factors before biases: then the factors' bounds are the head of the vector.
         self.factor_names = [term.factors for term in self.model.all_terms]
         self.names = self.factor_names + [term.bias for term in self.model.all_terms if term.bias is not None]
+        self.names += [] if self.model.sessions is None else [SESSION_BIAS]
 
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:

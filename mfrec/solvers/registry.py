@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from mfrec.options import Count, CountOrZero, Fraction, NonNegative, Options, Positive, Range
+from mfrec.options import FLOAT_MAX, Count, CountOrZero, Fraction, NonNegative, Options, Positive, Range
 from mfrec.solvers.base import SOLVERS, SearchRange, SolverSpec
 
 __all__ = [
@@ -100,15 +100,31 @@ class ALSOptions(Options):
 
 
 @dataclass(frozen=True)
-class VariationalBayesOptions(Options):
+class SessionPriorOptions(Options):
+    """Options of the prior of session biases."""
+
+    session_prior: Literal["t", "gaussian"] = "t"
+    """Distribution of session biases: t lets a few sessions have large ones."""
+    session_freedom: Annotated[float, Range(2, FLOAT_MAX, open_low=True)] = 4.0
+    """Degrees of freedom ν of that t distribution."""
+
+    def freedom(self) -> float | None:
+        """ν, or None for a Gaussian."""
+        return self.session_freedom if self.session_prior == "t" else None
+
+
+@dataclass(frozen=True)
+class VariationalBayesOptions(SessionPriorOptions):
     """Options of vb."""
 
     cg_steps: Count = 2
     """Conjugate-gradient steps per half-sweep."""
+    feature_steps: Count = 8
+    """Conjugate-gradient steps per update of feature weights, which are coupled and need more."""
 
 
 @dataclass(frozen=True)
-class GibbsOptions(Options):
+class GibbsOptions(SessionPriorOptions):
     """Options of gibbs."""
 
     burn_in: CountOrZero = 20
@@ -119,17 +135,21 @@ class GibbsOptions(Options):
     """Conjugate-gradient steps per draw of user or item factors."""
     feature_steps: Count = 9
     """Conjugate-gradient steps per draw of feature weights, which are coupled and need more."""
+    likelihood: Literal["gaussian", "ordinal"] = "gaussian"
+    """Distribution of a rating: Gaussian, or ordinal, which gives each level (such as each star) its own threshold."""
+    chains: Count = 1
+    """Number of Markov chains, each with all sweeps; predictions average over all of them."""
     homoscedastic: bool = False
     """Use one noise precision for all ratings, instead of a precision scale for each user and item."""
 
 
-LEARNED = frozenset({"l2", "bias_l2", "l2_scaling"})
+LEARNED = frozenset({"l2", "bias_l2", "l2_scaling", "session_l2"})
 
 SOLVERS["sgd"] = SolverSpec(
     summary="Stochastic gradient descent on one rating after another.",
     options=SGDOptions,
     implementation="mfrec.solvers.sgd:SGD",
-    supports=frozenset({"non-negative", "losses"}),
+    supports=frozenset({"non-negative", "losses", "sessions"}),
     # It runs all its planned epochs, so that the validation set only shows how well.
     defaults={"rank": 128, "l2": 0.9, "epochs": SGD_EPOCHS, "patience": None, "valid_fraction": 0.05},
     search_space={
@@ -143,7 +163,7 @@ SOLVERS["block-sgd"] = SolverSpec(
     summary="Stochastic gradient descent on one block of ratings after another: for features, momentum and GPUs.",
     options=BlockSGDOptions,
     implementation="mfrec.solvers.block_sgd:BlockSGD",
-    supports=frozenset({"features", "non-negative", "losses"}),
+    supports=frozenset({"features", "non-negative", "losses", "sessions"}),
     defaults={"rank": 128, "l2": 0.9, "patience": 5},
     search_space={
         "lr": SearchRange(0.005, 0.08, "log"),
@@ -156,7 +176,7 @@ SOLVERS["gd"] = SolverSpec(
     summary="Gradient descent on all ratings at once.",
     options=GradientDescentOptions,
     implementation="mfrec.solvers.gradient_descent:GradientDescent",
-    supports=frozenset({"features", "non-negative", "losses"}),
+    supports=frozenset({"features", "non-negative", "losses", "sessions"}),
     defaults={"rank": 10, "l2": 10.0, "l2_scaling": "row", "epochs": 1000, "patience": 40},
     search_space={
         "lr": SearchRange(1e-4, 2e-3, "log"),
@@ -168,7 +188,7 @@ SOLVERS["optim"] = SolverSpec(
     summary="Any optimizer of torch.optim, on all ratings at once.",
     options=TorchOptimizerOptions,
     implementation="mfrec.solvers.torch_optimizer:TorchOptimizer",
-    supports=frozenset({"features", "non-negative", "losses"}),
+    supports=frozenset({"features", "non-negative", "losses", "sessions"}),
     defaults={"epochs": 400, "patience": 40},
     search_space={
         "lr": SearchRange(1e-3, 0.1, "log"),
@@ -180,7 +200,7 @@ SOLVERS["quasi-newton"] = SolverSpec(
     summary="L-BFGS, nonlinear conjugate gradients or truncated Newton, by scipy.",
     options=QuasiNewtonOptions,
     implementation="mfrec.solvers.quasi_newton:QuasiNewton",
-    supports=frozenset({"features", "non-negative", "losses"}),
+    supports=frozenset({"features", "non-negative", "losses", "sessions"}),
     defaults={"epochs": 60, "patience": 4},
     search_space={"l2": SearchRange(0.1, 10.0, "log"), "rank": SearchRange(4, 128, "log")},
 )
@@ -188,7 +208,7 @@ SOLVERS["als"] = SolverSpec(
     summary="Alternating least squares.",
     options=ALSOptions,
     implementation="mfrec.solvers.als:ALS",
-    supports=frozenset({"features", "non-negative"}),
+    supports=frozenset({"features", "non-negative", "sessions"}),
     defaults={"l2": 1.1, "epochs": 40, "patience": 5},
     search_space={
         "l2": SearchRange(0.3, 4.0, "log"),
@@ -200,7 +220,7 @@ SOLVERS["vb"] = SolverSpec(
     summary="Variational Bayes: learns its penalties, gives a standard deviation for every prediction.",
     options=VariationalBayesOptions,
     implementation="mfrec.solvers.variational:VariationalBayes",
-    supports=frozenset(),
+    supports=frozenset({"features", "sessions"}),
     defaults={"rank": 14, "epochs": 16, "valid_fraction": 0.0, "l2": 0.0, "log_every": 8},
     search_space={"rank": SearchRange(4, 32, "log")},
     learns=LEARNED,
@@ -210,8 +230,8 @@ SOLVERS["gibbs"] = SolverSpec(
     summary="Bayesian matrix factorization by Gibbs sampling: the most accurate, with standard deviations.",
     options=GibbsOptions,
     implementation="mfrec.solvers.gibbs:Gibbs",
-    supports=frozenset({"features"}),
-    defaults={"rank": 32, "epochs": 200, "valid_fraction": 0.0, "l2": 0.0, "log_every": 5},
+    supports=frozenset({"features", "sessions"}),
+    defaults={"rank": 32, "epochs": 400, "valid_fraction": 0.0, "l2": 0.0, "log_every": 5},
     search_space={"rank": SearchRange(8, 64, "log")},
     learns=LEARNED,
     early_stopping=False,

@@ -108,12 +108,12 @@ class SGD(Solver):
             group.index_select(0, rows) for group, rows in zip(self.groups, (ratings.users, ratings.items), strict=True)
         )
         order, starts = counting_order(user_group.mul_(P).add_(item_group).numpy(), P * P)
-        in_order = torch.from_numpy(order)
-        columns = [ratings.users, ratings.items, self.model.targets(ratings)]
-        users, items, targets = (column.index_select(0, in_order).numpy() for column in columns)
+        self.order = torch.from_numpy(order)
+        users, items = (rows.index_select(0, self.order).numpy() for rows in (ratings.users, ratings.items))
+        targets = self._targets().numpy()
         weights = np.empty(0, targets.dtype)
         if ratings.weights is not None:
-            weights = ratings.weights.index_select(0, in_order).numpy()
+            weights = ratings.weights.index_select(0, self.order).numpy()
         return Blocks(Entries(users, items, targets, weights), starts)
 
     @torch.no_grad()
@@ -133,7 +133,14 @@ class SGD(Solver):
 
             parallel(run, P)
         self.epochs += 1
+        if self.model.sessions is not None:
+            self.objective.minimize_sessions(self.model, self.ratings)
+            self.blocks.entries.targets[:] = self._targets().numpy()
         return {"lr": lr}
+
+    def _targets(self) -> torch.Tensor:
+        """(n_ratings,) the targets in the order of the blocks."""
+        return self.model.targets(self.ratings).index_select(0, self.order)
 
     @cached_property
     def _l2(self) -> list[Floats]:

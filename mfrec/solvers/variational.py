@@ -20,6 +20,24 @@ Each update below maximizes L in some variables while all others are fixed, so t
           minimum)
     s_jc = 1 / (λ_c + α Σ_i ω (x_ic² + v_ic)), which is 1/α over the diagonal of that regression's Hessian
     λ_c = n / Σ_j (θ_jc² + s_jc),    A_j = c + n_j/2,    B_j = c + ½ α Σ_i t_i w E[e²],    α = n / Σ ω E[e²]
+
+With features, a row is the sum of its own θ_j and F_j W.  The weights W_fc ~ N(0, 1/λ″_c) are approximated by
+N(W̃_fc, u_fc).  Independent summands add their means and their variances.  E[e²] is the formula above with those of
+the sum, θ_j + F_j W̃ and s_j + (F ∘ F)_j u.  L gains, for each block of n″ features,
+
+    ½ Σ_fc (log λ″_c − λ″_c (W̃_fc² + u_fc) + log u_fc + 1)
+
+W̃_f enters E[e²] through the sum's mean.  With V_jc = Σ_i ω v_ic, the part of −2L/α that depends on the means is
+
+    Σ ω e² + Σ_jc V_jc (θ_j + F_j W̃)_c² + Σ_jc λ_c θ_jc² / α + Σ_fc λ″_c W̃_fc² / α
+
+so that V penalizes the sum, and each λ its own summand.  In the regressions of W̃, Fᵀ (V ∘ F D) joins H(D), and
+−Fᵀ (V ∘ (θ + F W̃)) the right-hand side; that of θ_j has −V_j ∘ (θ_j + F_j W̃).  u_fc enters linearly, with the weight
+−½ α times the sum of F_jf² Σ_i ω (x_ic² + v_ic) over the rows j, hence
+
+    u_fc = 1 / (λ″_c + α Σ_j F_jf² Σ_i ω (x_ic² + v_ic)),    λ″_c = n″ / Σ_f (W̃_fc² + u_fc)
+
+All terms of an entity are solved from one pass over the ratings (`mfrec.model.normal_sums`), feature weights first.
 """
 
 from __future__ import annotations
@@ -31,19 +49,28 @@ import torch
 from torch import Tensor
 
 from mfrec.model.entity import ITEM, USER
-from mfrec.model.ridge import minimize, ratings_views, reweighted
+from mfrec.model.normal_sums import NormalSums, normal_sums
+from mfrec.model.ridge import minimize, ratings_views, retargeted, reweighted
 from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
 from mfrec.posteriors.mean_field import MeanFieldPosterior
+from mfrec.posteriors.session_field import SessionField
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import VariationalBayesOptions
+from mfrec.sparse import sddmm
 
 # Sweeps before λ, τ and α are learned: a λ learned from factors that are still near zero would keep them there.
 FIXED_SWEEPS = 5
 
 
 class VariationalBayes(Solver):
-    """Mean-field variational Bayes."""
+    """Mean-field variational Bayes.
+
+    Attributes:
+        terms: the terms of users, then of items, in the order of their updates.
+        precision, term_variances: λ, (1, k), and the variances, shaped like the weights, of each term.
+        variances: the variances of the users' and the items' augmented factors, sums over the terms.
+    """
 
     options: VariationalBayesOptions
 
@@ -51,45 +78,102 @@ class VariationalBayes(Solver):
         super().__init__(*arguments)
         ratings = self.ratings
         self.views = ratings_views(self.model, ratings)
-        self.terms = self.model.all_terms
+        # The rows' own factors last, as in ALS.
+        self.terms = [term for entity in (USER, ITEM) for term in reversed(self.model.terms(entity))]
         # If ratings have standard deviation d, factors have √d: the start is in the ratings' own unit.
         std = float(self.views[USER].targets.double().std(correction=0)) or 1.0
         self.alpha = 1 / std**2
-        self.precision = [torch.full_like(view.free, 3 / std) for view in self.views]
-        sizes = (ratings.n_users, ratings.n_items)
-        self.variances = [
-            (0.02 * std * view.free).expand(n, -1).clone() for view, n in zip(self.views, sizes, strict=True)
+        frees = [self.views[term.entity].free for term in self.terms]
+        self.precision = [torch.full_like(free, 3 / std) for free in frees]
+        self.term_variances = [
+            (0.02 * std * free).expand(len(self.model.weights(term)), -1).clone()
+            for free, term in zip(frees, self.terms, strict=True)
         ]
+        self.variances = [self._row_variances(entity) for entity in (USER, ITEM)]
         # A and B of the users and of the items, (2, n, 1): initially those of the prior.
         self.gammas = [
-            torch.full((2, n, 1), PRECISION_SCALE_SHAPE, dtype=torch.float64, device=ratings.device) for n in sizes
+            torch.full((2, n, 1), PRECISION_SCALE_SHAPE, dtype=torch.float64, device=ratings.device)
+            for n in (ratings.n_users, ratings.n_items)
         ]
         self.views = reweighted(self.views, self._precision_scales())
+        self.sessions: SessionField | None = None
+        if self.model.sessions is not None:
+            precision = torch.full((len(self.model.sessions.sessions.gaps),), 20 / std**2).to(ratings.values)
+            self.sessions = SessionField(self.model.sessions, self.options.freedom(), precision)
         self.epochs = 0
 
     def inference(self) -> MeanFieldPosterior:
-        return MeanFieldPosterior(self.model, self.variances, self.precision, self.alpha, self._precision_scales())
+        """The mean field of the rows' own factors and of the feature weights."""
+        variances: list[Tensor] = []
+        precision: list[Tensor] = []
+        features: list[dict[str, Tensor]] = []
+        for entity in (USER, ITEM):
+            numbers = [n for n, term in enumerate(self.terms) if term.entity == entity]
+            blocks = [n for n in reversed(numbers) if self.terms[n].features is not None]
+            names = self.model.entities[entity].feature_blocks
+            features.append({name: self.term_variances[n] for name, n in zip(names, blocks, strict=True)})
+            has_own = len(blocks) < len(numbers)
+            zeros = torch.zeros_like(self.variances[entity])
+            variances.append(self.term_variances[numbers[-1]] if has_own else zeros)
+            precision.append(self.precision[numbers[-1]])
+        scales = self._precision_scales()
+        return MeanFieldPosterior(self.model, variances, precision, self.alpha, scales, features, self.sessions)
 
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
-        for term in self.terms:
-            view = self.views[term.entity]
-            ridge = self.precision[term.entity] / self.alpha * view.free
-            partner_variances, steps = self.variances[1 - term.entity], self.options.cg_steps
-            weights, diagonal = minimize(self.model, term, view, ridge, steps, variances=partner_variances)
-            self.variances[term.entity] = view.free / (self.alpha * diagonal)
-            self.model.assign(term, weights)
+        for entity in (USER, ITEM):
+            self._update_terms(entity)
+        if self.sessions is not None:
+            self._update_sessions(self.sessions)
         squares = self._rating_squares()
         if self.epochs >= FIXED_SWEEPS:
             self._learn(squares)
         self.epochs += 1
         return {"bound": self._bound(squares), "noise_std": self.alpha**-0.5}
 
+    def _update_terms(self, entity: int) -> None:
+        """Update all terms of an entity, with its partners fixed."""
+        view, partner_variances = self.views[entity], self.variances[1 - entity]
+        numbers = [n for n, term in enumerate(self.terms) if term.entity == entity]
+        # A row's own regression alone is solved from one gather of its partners.
+        sums = normal_sums(view, self.model.entity_factors(1 - entity), partner_variances) if len(numbers) > 1 else None
+        for n in numbers:
+            self._update_term(n, sums)
+        self.variances[entity] = self._row_variances(entity)
+
+    def _update_term(self, n: int, sums: NormalSums | None) -> None:
+        """Update the mean and the variances of term n; sums are those of its entity, if there are any."""
+        term, view = self.terms[n], self.views[self.terms[n].entity]
+        ridge, steps = self.precision[n] / self.alpha * view.free, self.options.cg_steps
+        steps = steps if term.features is None else self.options.feature_steps
+        variances = self.variances[1 - term.entity]
+        weights, diagonal = minimize(self.model, term, view, ridge, steps, variances=variances, sums=sums)
+        self.term_variances[n] = view.free / (self.alpha * diagonal)
+        self.model.assign(term, weights)
+
+    def _update_sessions(self, sessions: SessionField) -> None:
+        """Update the session biases, and subtract their means from the targets."""
+        view = self.views[USER]
+        errors = view.targets - sddmm(view.pattern, *self.model.augmented_factors())
+        sessions.update(self.ratings, errors, view.weighted(torch.ones_like(errors)), self.alpha)
+        self.views = retargeted(self.views, self.model.targets(self.ratings))
+
+    def _row_variances(self, entity: int) -> Tensor:
+        """(n_rows, k) the variances of an entity's augmented factors."""
+        parts = [
+            variances if term.features is None else term.features.matmul_squared(variances)
+            for term, variances in zip(self.terms, self.term_variances, strict=True)
+            if term.entity == entity
+        ]
+        return sum(parts[1:], parts[0])
+
     def _learn(self, squares: Tensor) -> None:
-        """Update λ, τ and α, with the factors fixed; squares are w E[e²], (n_ratings,)."""
-        for term, variances in zip(self.terms, self.variances, strict=True):
+        """Update λ, τ and α, with factors and session biases fixed; squares are w E[e²], (n_ratings,)."""
+        if self.sessions is not None:
+            self.sessions.learn()
+        for n, (term, variances) in enumerate(zip(self.terms, self.term_variances, strict=True)):
             means = self.model.weights(term).square() + variances
-            self.precision[term.entity] = len(means) / means.sum(0, keepdim=True).clamp_min(1e-6)
+            self.precision[n] = len(means) / means.sum(0, keepdim=True).clamp_min(1e-6)
         for entity, counts in ((USER, self.ratings.user_counts), (ITEM, self.ratings.item_counts)):
             # Σ t_i w E[e²] over a user's ratings is Σ ω E[e²] without the user's own t_j.
             sums = self._expected_squares(entity, squares)
@@ -106,7 +190,10 @@ class VariationalBayes(Solver):
 
     def _rating_squares(self) -> Tensor:
         """w E[e²] of each rating, (n_ratings,)."""
-        return squared_errors(self.views[USER], *self.model.augmented_factors(), self.variances)
+        squares = squared_errors(self.views[USER], *self.model.augmented_factors(), self.variances)
+        if self.sessions is not None:
+            squares += self.ratings.weighted(self.sessions.effect_variances(self.ratings))
+        return squares
 
     def _expected_squares(self, entity: int, squares: Tensor | None = None) -> Tensor:
         """Σ ω E[e²] over the ratings of each row of an entity, (n, 1); squares are w E[e²], (n_ratings,)."""
@@ -124,18 +211,17 @@ class VariationalBayes(Solver):
         bound = 0.5 * n * math.log(self.alpha / (2 * math.pi))
         bound += 0.5 * float(weights.double().log().sum()) if weights is not None else 0.0
         bound -= 0.5 * self.alpha * float(self._expected_squares(USER, squares).sum())
-        scale = torch.tensor(PRECISION_SCALE_SHAPE, dtype=torch.float64)
-        prior = torch.distributions.Gamma(scale, scale)
-        counts = (self.ratings.user_counts, self.ratings.item_counts)
-        for term, variances, precision, gammas, row_counts in zip(
-            self.terms, self.variances, self.precision, self.gammas, counts, strict=True
-        ):
+        bound += 0.0 if self.sessions is None else self.sessions.bound()
+        for term, variances, precision in zip(self.terms, self.term_variances, self.precision, strict=True):
             free = self.views[term.entity].free[0] > 0
             s, squares = variances[:, free].double(), self.model.weights(term)[:, free].double().square()
             p = precision[:, free].double()
             bound += 0.5 * float((p.log() - p * (squares + s) + s.log() + 1).sum())
+        scale = torch.tensor(PRECISION_SCALE_SHAPE, dtype=torch.float64)
+        prior = torch.distributions.Gamma(scale, scale)
+        for gammas, counts in zip(self.gammas, (self.ratings.user_counts, self.ratings.item_counts), strict=True):
             shape, rate = gammas[0, :, 0], gammas[1, :, 0]
-            bound += 0.5 * float((row_counts * (torch.digamma(shape) - rate.log())).sum())
+            bound += 0.5 * float((counts * (torch.digamma(shape) - rate.log())).sum())
             bound -= float(torch.distributions.kl_divergence(torch.distributions.Gamma(shape, rate), prior).sum())
         return bound
 
@@ -145,13 +231,18 @@ class VariationalBayes(Solver):
             "alpha": self.alpha,
             "gammas": self.gammas,
             "precision": self.precision,
-            "variances": self.variances,
+            "variances": self.term_variances,
+            "sessions": None if self.sessions is None else self.sessions.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs, self.alpha = state["epochs"], state["alpha"]
         device = self.ratings.device
         self.precision = [tensor.to(device) for tensor in state["precision"]]
-        self.variances = [tensor.to(device) for tensor in state["variances"]]
+        self.term_variances = [tensor.to(device) for tensor in state["variances"]]
+        self.variances = [self._row_variances(entity) for entity in (USER, ITEM)]
         self.gammas = [tensor.to(device) for tensor in state["gammas"]]
+        if self.model.sessions is not None:
+            self.sessions = SessionField.from_state(self.model.sessions, state["sessions"])
+            self.views = retargeted(self.views, self.model.targets(self.ratings))
         self.views = reweighted(self.views, self._precision_scales())

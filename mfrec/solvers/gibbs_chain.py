@@ -1,0 +1,180 @@
+"""A Markov chain of the Gibbs sampler: a sweep draws every variable once, given all others.
+
+The model and its conditionals are those of `mfrec.solvers.gibbs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mfrec.data.ratings import Ratings
+from mfrec.model.entity import ITEM, USER, Term
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.offsets import offset_at
+from mfrec.model.ridge import minimize, ratings_views, retargeted, reweighted
+from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
+from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, PRIOR_RATE, PRIOR_SHAPE
+from mfrec.posteriors.draws import standard_gamma, standard_normal
+from mfrec.posteriors.session_draws import SessionDraws
+from mfrec.solvers.registry import GibbsOptions
+from mfrec.sparse import sddmm
+
+
+class Chain:
+    """A Markov chain over the parameters of a model, which hold its last draw.
+
+    Args:
+        model: changed in place.
+        ratings: the training ratings.
+        generator: the source of randomness, on the CPU.
+
+    Attributes:
+        alpha: α, the precision of the noise.
+        precision_scales: τ of users and of items, (n, 1) each.
+        priors: λ and m of each term, (k,) each.
+        sessions: the session biases and their prior, or None.
+    """
+
+    def __init__(
+        self, model: MatrixFactorization, ratings: Ratings, options: GibbsOptions, generator: torch.Generator
+    ) -> None:
+        self.model, self.ratings, self.options, self.generator = model, ratings, options, generator
+        self.views = ratings_views(model, ratings)
+        self.terms = model.all_terms
+        # If ratings have standard deviation d, factors have √d.  The first prior is wide enough for them, since a chain
+        # that starts near zero under a narrow prior takes long to leave it.
+        std = self._starting_std()
+        self.alpha = 1 / std**2
+        self.precision_scales = [
+            torch.ones(n, 1, dtype=ratings.values.dtype, device=ratings.device)
+            for n in (ratings.n_users, ratings.n_items)
+        ]
+        self.priors = [
+            (torch.full_like(free[0], 50 / std), torch.zeros_like(free[0]))
+            for free in (self.views[term.entity].free for term in self.terms)
+        ]
+        self.sessions: SessionDraws | None = None
+        if model.sessions is not None:
+            self.sessions = SessionDraws(model.sessions, ratings, options.freedom(), std)
+
+    def _starting_std(self) -> float:
+        """The standard deviation of the targets."""
+        return float(self.views[USER].targets.detach().double().std(correction=0)) or 1.0
+
+    def _observed(self) -> Tensor:
+        """(n_ratings,) the targets of the scores: the ratings less the offset."""
+        offset, ratings = self.model.offset, self.ratings
+        return ratings.values if offset is None else ratings.values - offset_at(offset, ratings.items)
+
+    @torch.no_grad()
+    def sweep(self) -> None:
+        """Draw the noise, then for each term its weights and their prior, and then the session biases and theirs."""
+        self._draw_noise()
+        for n, term in enumerate(self.terms):
+            self._draw_weights(term, *self.priors[n])
+            weights = self.model.weights(term)
+            self.priors[n] = self._draw_prior(weights) if term.features is None else self._draw_precision(weights)
+        if self.sessions is not None:
+            self._draw_sessions(self.sessions)
+
+    def _draw_sessions(self, sessions: SessionDraws) -> None:
+        view = self.views[USER]
+        errors = view.targets - sddmm(view.pattern, *self.model.augmented_factors())
+        sessions.draw(errors, self._weights(), self.alpha, self.generator)
+        self._retarget()
+
+    def _retarget(self) -> None:
+        """Let the views have the targets of the products, which are less the session biases."""
+        observed, sessions = self._observed(), self.model.sessions
+        targets = observed if sessions is None else observed - sessions.effect(self.ratings).detach()
+        self.views = retargeted(self.views, targets)
+
+    def _weights(self) -> Tensor:
+        """(n_ratings,) v = τ_j τ_i w."""
+        view = self.views[USER]
+        return view.weighted(torch.ones_like(view.targets))
+
+    def traced(self, users: Tensor, items: Tensor) -> Tensor:
+        """(n,) the numbers by which chains are compared: the scores of pairs of users and items, (n,) indices each."""
+        return self.model.predict(users, items)
+
+    def _draw_weights(self, term: Term, precision: Tensor, mean: Tensor) -> None:
+        ridge = precision / self.alpha
+        rhs_shift = ridge * (mean + self._normal(self.model.weights(term).shape) * precision.rsqrt())
+        steps = self.options.cg_steps if term.features is None else self.options.feature_steps
+        weights, _ = minimize(
+            self.model,
+            term,
+            self.views[term.entity],
+            ridge[None],
+            steps,
+            rhs_shift=rhs_shift,
+            noise_std=self.alpha**-0.5,
+            generator=self.generator,
+        )
+        self.model.assign(term, weights)
+
+    def _draw_noise(self) -> None:
+        """Draw α and, unless homoscedastic, τ of each user and item; they change the weights of the ratings."""
+        ratings, tau = self.ratings, self.precision_scales
+        squares = squared_errors(self.views[USER], *self.model.augmented_factors())
+        sums = row_sums(ratings.pattern, squares, tau[ITEM])
+        self.alpha = self._draw_alpha((sums * tau[USER].double()).sum())
+        if self.options.homoscedastic:
+            return
+        for entity, counts in ((USER, ratings.user_counts), (ITEM, ratings.item_counts)):
+            if entity == ITEM:
+                sums = column_sums(ratings.pattern, squares, tau[USER])
+            shape = PRECISION_SCALE_SHAPE + 0.5 * counts.double()[:, None]
+            tau[entity] = self._gamma(shape, PRECISION_SCALE_SHAPE + 0.5 * self.alpha * sums).to(squares.dtype)
+        self.views = reweighted(self.views, tau)
+
+    def _draw_alpha(self, squares: Tensor) -> float:
+        """α given Σ v e², ()."""
+        shape = torch.tensor(PRIOR_SHAPE + 0.5 * len(self.ratings))
+        return float(self._gamma(shape, PRIOR_RATE + 0.5 * squares))
+
+    def _draw_prior(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(λ, m), each (k,), of an entity's own rows."""
+        rows = rows.double()
+        n, mean = len(rows), rows.mean(0)
+        squares = (rows - mean).square().sum(0) + n / (n + 1) * mean.square()
+        precision = self._gamma(torch.full_like(mean, PRIOR_SHAPE + 0.5 * n), PRIOR_RATE + 0.5 * squares)
+        drawn = n / (n + 1) * mean + self._normal(mean.shape).double() / ((n + 1) * precision).sqrt()
+        return precision.to(self.ratings.values.dtype), drawn.to(self.ratings.values.dtype)
+
+    def _draw_precision(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """(λ′, 0), each (k,), of a block of feature weights."""
+        squares = weights.double().square().sum(0)
+        shape = torch.full_like(squares, PRIOR_SHAPE + 0.5 * len(weights))
+        return self._gamma(shape, PRIOR_RATE + 0.5 * squares).to(weights.dtype), torch.zeros_like(weights[0])
+
+    def _gamma(self, shape: Tensor, rate: Tensor) -> Tensor:
+        return standard_gamma(shape, self.generator).to(rate.device) / rate
+
+    def _normal(self, shape: tuple[int, ...]) -> Tensor:
+        return standard_normal(shape, self.ratings.values, self.generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state besides the model's parameters."""
+        return {
+            "alpha": self.alpha,
+            "precision_scales": list(self.precision_scales),
+            "priors": [list(prior) for prior in self.priors],
+            "sessions": None if self.sessions is None else self.sessions.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict()`, to the same bits; the model's parameters are those of that state."""
+        self.alpha, device = state["alpha"], self.ratings.device
+        self.precision_scales = [tensor.to(device) for tensor in state["precision_scales"]]
+        self.priors = [(precision.to(device), mean.to(device)) for precision, mean in state["priors"]]
+        if self.sessions is not None:
+            self.sessions.load_state_dict(state["sessions"])
+            self._retarget()
+        self.generator.set_state(state["generator"].cpu())
