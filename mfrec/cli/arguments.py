@@ -22,6 +22,7 @@ from mfrec.cli.experiment_options import ExperimentOptions, Listed, refuse_exclu
 from mfrec.cli.first_stage import explicit_options, first_stage, solver_and_options
 from mfrec.cli.predict import Predict
 from mfrec.cli.recommend import Recommend
+from mfrec.cli.reproduce import Reproduce
 from mfrec.cli.runs import Runs
 from mfrec.cli.similar import Similar
 from mfrec.cli.solvers import Solvers
@@ -41,6 +42,7 @@ VERBS: dict[str, type[Command]] = {
     "runs": Runs,
     "data": Data,
     "solvers": Solvers,
+    "reproduce": Reproduce,
 }
 HELP = ("--help", "-h")
 

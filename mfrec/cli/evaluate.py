@@ -1,4 +1,4 @@
-"""`mfrec evaluate`: a run's metrics, errors by group, and ranking metrics."""
+"""`mfrec evaluate`: a run's metrics, errors by group, ranking metrics, and probabilities of ratings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mfrec.data.ratings import Ratings
+    from mfrec.evaluation.probabilities import ProbabilityReport
     from mfrec.evaluation.ranking import RankingReport
     from mfrec.inference.trained_model import TrainedModel
 
@@ -38,6 +39,8 @@ class Evaluate(Options):
     """Lowest rating of a relevant item; by default three quarters up the rating range."""
     min_ratings: CountOrZero = 0
     """Leave items with fewer ratings out of the lists, as recommend does."""
+    probabilities: Switch = False
+    """Measure the probabilities of ratings and the intervals of a Bayesian solver: scores, calibration, coverage."""
     seed: Seed = 0
     """Seed of the bootstrap that gives the intervals."""
     device: Device = "auto"
@@ -73,16 +76,19 @@ class Evaluate(Options):
         measured = evaluate_splits(trained.model, trained.objective, splits)
         measured = with_coverage(measured, splits, trained.posterior)
         held_out = "test" if "test" in splits else "valid"
-        if (self.by or self.ranking is not None) and held_out not in splits:
+        if (self.by or self.ranking is not None or self.probabilities) and held_out not in splits:
             raise InputError(f"{self.run} has no held-out ratings to measure on; train with --test-fraction above 0")
         errors = None if self.by is None else errors_of(trained, splits[held_out], self.by)
         lists = None if self.ranking is None else self._ranking(trained, splits[held_out], self.ranking)
+        probabilities = probabilities_of(trained, splits[held_out]) if self.probabilities else None
         if self.json:
             result: dict[str, Any] = {"run": self.run, **measured}
             if errors is not None:
                 result[f"{held_out}_by_{self.by}"] = records(errors)
             if lists is not None:
                 result["ranking"] = ranking_to_dict(lists)
+            if probabilities is not None:
+                result["probabilities"] = probabilities_to_dict(*probabilities)
             print(json.dumps(_without_nan(result), indent=2))
             return 0
         report.print_metrics(f"{self.run}, {trained.solver} on {trained.dataset.name}", measured)
@@ -90,6 +96,8 @@ class Evaluate(Options):
             report.print_breakdown(f"{held_out} split by {self.by}", errors, SHOWN)
         if lists is not None:
             report.print_ranking(f"top {lists.n} of all items, {held_out} split", lists)
+        if probabilities is not None:
+            report.print_probabilities(f"probabilities of ratings, {held_out} split", trained.solver, *probabilities)
         return 0
 
     def _ranking(self, trained: TrainedModel, held_out: Ratings, n: int) -> RankingReport:
@@ -145,6 +153,58 @@ def ranking_to_dict(lists: RankingReport) -> dict[str, Any]:
         "intervals_95": {name: list(interval) for name, interval in lists.intervals.items()},
         "catalogue_coverage": lists.catalogue_coverage,
         "novelty": lists.novelty,
+    }
+
+
+def probabilities_of(trained: TrainedModel, held_out: Ratings) -> tuple[ProbabilityReport, ProbabilityReport | None]:
+    """The report on a model's probabilities of held-out ratings, and on the training ratings' shares of the levels.
+
+    Continuous ratings have no levels, and no report on shares.
+
+    Raises:
+        InputError: the posterior has no standard deviations.
+    """
+    from mfrec.evaluation.probabilities import evaluate_probabilities, report_of_levels
+    from mfrec.inference.predict import require_probabilities
+    from mfrec.posteriors.levels import level_shares, rating_levels
+
+    require_probabilities(trained)
+    levels = rating_levels(trained.train)
+    report = evaluate_probabilities(trained.posterior, held_out, levels)
+    if levels is None:
+        return report, None
+    shares = level_shares(trained.train, levels).expand(len(held_out), -1)
+    return report, report_of_levels(shares, held_out.values, levels)
+
+
+def probabilities_to_dict(report: ProbabilityReport, shares: ProbabilityReport | None) -> dict[str, Any]:
+    """The result of `probabilities_of` as JSON has it; continuous ratings have no scores and no levels."""
+    result: dict[str, Any] = {"n_ratings": report.n_ratings}
+    if shares is not None:
+        result |= {
+            "n_between_levels": report.n_between,
+            **_scores(report),
+            "training_shares": _scores(shares),
+            "levels": [
+                {
+                    "level": level.level,
+                    "predicted": level.predicted,
+                    "observed": level.observed,
+                    "difference": level.predicted - level.observed,
+                    "calibration_error": level.error,
+                    "calibration_error_by_chance": level.chance,
+                }
+                for level in report.levels
+            ],
+        }
+    coverage = [{"interval": c, "inside": inside} for c, inside in report.coverage.items()]
+    return {**result, "coverage": coverage, "pit_histogram": report.pit}
+
+
+def _scores(report: ProbabilityReport) -> dict[str, float | None]:
+    return {
+        "log_likelihood": report.log_likelihood,
+        "ranked_probability_score": report.ranked_probability_score,
     }
 
 

@@ -19,9 +19,12 @@ class Predict:
 
     run: RunPath
     pairs: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PAIRS")]
-    """A CSV, TSV or parquet table with columns user and item (or userId and movieId); other columns are kept."""
+    """A CSV, TSV or parquet table with columns user and item (or userId and movieId); other columns are kept.  A run
+    with session biases reads a column timestamp (seconds since 1970), if there is one."""
     output: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A .csv or .parquet file to write; by default CSV is printed."""
+    probabilities: Switch = False
+    """Add a column for each possible rating with its probability, such as p_4; needs a Bayesian solver."""
     unknown: Literal["mean", "error"] = "mean"
     """Unknown ids: treat them as having no ratings, or refuse them."""
     device: Device = "auto"
@@ -40,7 +43,8 @@ class Predict:
             raise InputError("--json prints and --output writes a file; give one of them")
         device, writer = choose_device(self.device), None if self.output is None else TableWriter(Path(self.output))
         pairs = read_table(self.pairs, ("user", "item"))
-        predictions = load_run(self.run, device).predict_frame(pairs, unknown=self.unknown)
+        trained = load_run(self.run, device)
+        predictions = trained.predict_frame(pairs, unknown=self.unknown, probabilities=self.probabilities)
         if writer is not None:
             write_blocks(writer, [(len(predictions), predictions)], len(predictions), "predictions", "pairs")
         elif self.json:

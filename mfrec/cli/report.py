@@ -1,4 +1,4 @@
-"""Tables of results: metrics, items, recommendations, errors by group, ranking metrics, data sets."""
+"""Tables of results: metrics, items, recommendations, errors by group, ranking metrics, probabilities, data sets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mfrec.cli.tables import FORMATS, print_table
 from mfrec.data.dataset import Dataset
 from mfrec.data.new_rows import YOU
 from mfrec.evaluation.metrics import COVERAGE, METRICS
+from mfrec.evaluation.probabilities import ProbabilityReport
 from mfrec.evaluation.ranking import RankingReport
 from mfrec.inference.explore import BY_PREDICTION
 from mfrec.inference.recommend import item_frame
@@ -105,6 +106,37 @@ def print_ranking(title: str, lists: RankingReport) -> None:
         f"without the {lists.n_left_out:,} users with none"
     )
     print(f"recommended at least once: {lists.catalogue_coverage:.1%} of the items; novelty {lists.novelty:.2f} bits")
+
+
+def print_probabilities(title: str, solver: str, report: ProbabilityReport, shares: ProbabilityReport | None) -> None:
+    """Print scores, the calibration of each level, and the coverage of intervals; of continuous ratings, the last only.
+
+    Args:
+        solver: the name of the solver.
+        shares: the report on the training ratings' shares of the levels, for comparison; None if continuous.
+    """
+    if shares is None:
+        print(f"{title}: the training ratings have too many distinct values for probabilities of each")
+    else:
+        rows = [
+            (name, scores.log_likelihood, scores.ranked_probability_score)
+            for name, scores in ((solver, report), ("shares in training", shares))
+        ]
+        print_table(title, ("", "log-likelihood", "RPS"), rows)
+        columns = {"rating": "g", "predicted": ".2%", "observed": ".2%", "difference": "+.2%", "ECE": ".2%"}
+        columns["ECE by chance"] = ".2%"
+        calibrations = [
+            (x.level, x.predicted, x.observed, x.predicted - x.observed, x.error, x.chance) for x in report.levels
+        ]
+        print_table("share of each rating, and expected calibration error (ECE)", list(columns), calibrations, columns)
+        if report.n_between:
+            print(
+                f"{report.n_between:,} of {report.n_ratings:,} ratings have a value that no training rating has; each "
+                "counts as the nearest"
+            )
+    rows = [(f"{interval:.0%}", inside, inside - interval) for interval, inside in report.coverage.items()]
+    formats = {"ratings inside": ".1%", "difference": "+.1%"}
+    print_table("coverage of central intervals", ("interval", *formats), rows, formats)
 
 
 def print_dataset(summary: Mapping[str, Any]) -> None:

@@ -26,7 +26,10 @@ FORMATS = {
     "seconds": ".1f",
 }
 # The columns whose texts may be wrapped.
-WRAPPED = ("run", "folder", "title", "genres", "summary", "to tune", "supports", "because")
+WRAPPED = (
+    *("run", "folder", "title", "genres", "summary", "to tune", "supports", "because"),
+    *("test sets", "sees besides ratings"),
+)
 
 
 class StandardOutput(Console):

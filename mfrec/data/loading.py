@@ -59,7 +59,7 @@ def load_dataset(
     """
     if valid_data is not None and test_data is None:
         raise OptionError("valid_data", "needs test_data")
-    path = _path_of(data, cache, base_url)
+    path = path_of(data, cache, base_url)
     parts: dict[int, RawTables] = {TRAIN: read_raw_tables(path, columns)}
     for label, file in ((VALID, valid_data), (TEST, test_data)):
         if file is not None:
@@ -79,7 +79,12 @@ def load_dataset(
     return dataset
 
 
-def _path_of(data: str | Path, cache: str | Path | None, base_url: str | None) -> Path:
+def path_of(data: str | Path, cache: str | Path | None = None, base_url: str | None = None) -> Path:
+    """The path of a named data set, embedded or downloaded, or the path itself; see `load_dataset`.
+
+    Raises:
+        InputError: there is no such data set or path, or a download fails.
+    """
     path, name = Path(data), str(data)
     if path.exists():
         return path

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from mfrec.data.dataset import Dataset
-from mfrec.data.frames import checked_ratings, distinct_pairs, require_columns
+from mfrec.data.frames import checked_ratings, checked_timestamps, distinct_pairs, require_columns
 from mfrec.data.ids import Id, index_ids, indices_of
 from mfrec.data.ratings import Ratings
 from mfrec.data.tables import item_table, user_table
@@ -28,6 +28,7 @@ def new_users(
     user: str = "user",
     item: str = "item",
     rating: str = "rating",
+    timestamp: str | None = None,
 ) -> Dataset:
     """New users' ratings of a dataset's items, as a dataset of the new users and of all its items.
 
@@ -35,6 +36,7 @@ def new_users(
         ratings: one row for each rating of an item by id or title, or one new user's ratings by item.  Without a column
             of users, all ratings are by one user, "you".  If an item is rated twice, the last rating counts.
         users: one row for each new user, as in `Dataset.from_frame`; users without a rating are included.
+        timestamp: the name of a column of whole seconds since 1970 or of datetimes, which may be absent.
 
     Raises:
         InputError: a column is missing, an item is unknown (near titles are suggested), or a rating is out of range.
@@ -52,7 +54,7 @@ def new_users(
     columns = _looked_up(dataset.item_ids, frame[item], dataset.item_index)
     rows, ids = _with_unrated(frame[user], users, user, "user")
     tables = user_table(users, user, ids), dataset.items
-    return _new_dataset(dataset, (rows, columns, frame[rating]), (ids, dataset.item_ids), tables)
+    return _new_dataset(dataset, (rows, columns, frame[rating]), (ids, dataset.item_ids), tables, frame.get(timestamp))
 
 
 def new_items(
@@ -62,12 +64,14 @@ def new_items(
     user: str = "user",
     item: str = "item",
     rating: str = "rating",
+    timestamp: str | None = None,
 ) -> Dataset:
     """New items' ratings by a dataset's users, as a dataset of all its users and of the new items.
 
     Args:
         ratings: one row for each rating.  If a user rated an item twice, the last rating counts.
         items: one row for each new item, as in `Dataset.from_frame`; items without a rating are included.
+        timestamp: as for `new_users`.
 
     Raises:
         InputError: a column is missing, a user is unknown, or a rating is out of range.
@@ -77,7 +81,7 @@ def new_items(
     rows = _looked_up(dataset.user_ids, frame[user], dataset.user_index)
     columns, ids = _with_unrated(frame[item], items, item, "item")
     tables = dataset.users, item_table(items, item, ids)
-    return _new_dataset(dataset, (rows, columns, frame[rating]), (dataset.user_ids, ids), tables)
+    return _new_dataset(dataset, (rows, columns, frame[rating]), (dataset.user_ids, ids), tables, frame.get(timestamp))
 
 
 def _frame(ratings: pd.DataFrame | Mapping[Id, float], item: str, rating: str) -> pd.DataFrame:
@@ -111,8 +115,9 @@ def _new_dataset(
     ratings: tuple[_Indices, _Indices, pd.Series],
     ids: tuple[pd.Index, pd.Index],
     tables: tuple[pd.DataFrame, pd.DataFrame],
+    timestamp_column: pd.Series | None,
 ) -> Dataset:
-    """A dataset from user indices, item indices and values of ratings, and from the ids and tables of both."""
+    """A dataset from user indices, item indices, values and times of ratings, and from the ids and tables of both."""
     *indices, column = ratings
     (users, items), shape = (each.astype(np.int32) for each in indices), (len(ids[0]), len(ids[1]))
     values = checked_ratings(column, None) if len(column) else np.empty(0)
@@ -122,9 +127,10 @@ def _new_dataset(
         raise InputError(
             f"ratings must be in {low:g} to {high:g}, the rating range of {dataset.name} (got {outside[0]:g})"
         )
+    seconds = None if timestamp_column is None else checked_timestamps(timestamp_column)
     if len(column):
-        kept, values, _ = distinct_pairs(users, items, shape, values, None, "last")
+        kept, values, seconds = distinct_pairs(users, items, shape, values, seconds, "last")
         users, items = users[kept], items[kept]
     row_users, row_items, stars = (torch.from_numpy(array) for array in (users, items, values.astype(np.float32)))
-    new = Ratings(row_users, row_items, stars, *shape)
+    new = Ratings(row_users, row_items, stars, *shape, None if seconds is None else torch.from_numpy(seconds))
     return Dataset(dataset.name, new, *ids, *tables, dataset.rating_range)

@@ -16,6 +16,7 @@ NAMES = {
     "user": ("user", "userId", "user_id"),
     "item": ("item", "movieId", "item_id", "itemId", "title"),
     "rating": ("rating", "stars"),
+    "timestamp": ("timestamp",),
 }
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from mfrec.data.ratings import Ratings
 from mfrec.evaluation.error_groups import errors_by
 from mfrec.evaluation.metrics import METRICS, rmse
+from mfrec.evaluation.probabilities import ProbabilityReport, evaluate_probabilities
 from mfrec.model.entity import ENTITY_NAMES, ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.posteriors.base import Posterior
+from mfrec.posteriors.levels import rating_levels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,8 +48,11 @@ def draw_figures(posterior: Posterior, train: Ratings, ratings: Ratings, split: 
         "spectrum": spectrum(model),
     }
     if posterior.has_std:
-        std = posterior.std(ratings.users, ratings.items)
+        std = posterior.std(ratings.users, ratings.items, timestamps=ratings.timestamps)
         figures["coverage"] = coverage_by_level(predictions, std, ratings, title)
+        levels = rating_levels(train)
+        if levels is not None:
+            figures["reliability"] = reliability(evaluate_probabilities(posterior, ratings, levels), title)
     samples = list(posterior.trace())
     if samples:
         figures["trace"] = trace(samples, ratings, title)
@@ -136,6 +141,34 @@ def coverage_by_level(predictions: Tensor, std: Tensor, ratings: Ratings, title:
     axes.plot(LEVELS, [float((distances <= width).double().mean()) for width in half_widths], "o-", markersize=4)
     _diagonal(axes, LEVELS[0], 1.0)
     axes.set(xlabel="nominal level", ylabel="share of ratings inside")
+    return figure
+
+
+def reliability(report: ProbabilityReport, title: str) -> Figure:
+    """The observed share of each level in groups of similar probabilities, and the histogram of PIT values.
+
+    Ideally, points are on the diagonal, and all bars have the height 1.  High bars at both ends mean distributions that
+    are too narrow; a hump in the middle, too wide.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4.0), dpi=80)
+    left, right = figure.add_axes((0.07, 0.12, 0.42, 0.8)), figure.add_axes((0.57, 0.12, 0.41, 0.8))
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(report.levels)))
+    for level, colour in zip(report.levels, colours, strict=True):
+        predicted, observed = zip(*level.groups, strict=True)
+        left.plot(predicted, observed, "o-", markersize=3, linewidth=1, color=colour, label=f"{level.level:g}")
+    _diagonal(left, 0.0, max(max(share) for level in report.levels for share in level.groups))
+    left.set(xlabel="mean probability of the rating", ylabel="share of the rating")
+    left.legend(frameon=False, loc="upper left", fontsize=8)
+    edges = np.linspace(0, 1, len(report.pit) + 1)
+    right.stairs(np.array(report.pit) * len(report.pit), edges, fill=True, alpha=0.6)
+    right.axhline(1.0, color="black", linewidth=0.8, linestyle=":")
+    right.set(xlabel="probability integral transform of the rating", ylabel="density", xlim=(0, 1), ylim=(0, None))
+    for axes, name in ((left, "reliability"), (right, "PIT histogram")):
+        axes.set_title(f"{name}: {title}", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -18,7 +18,6 @@ from mfrec.data.ratings import Ratings
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.posteriors.base import Z_90, Posterior
-from mfrec.sparse import sddmm
 
 # Ratings whose errors are added up at a time.
 BLOCK = 2**16
@@ -80,10 +79,9 @@ def evaluate(model: MatrixFactorization, ratings: Ratings, objective: Objective)
     Metrics use predictions clipped to the rating range; the cost uses unclipped predictions.  For held-out ratings,
     whose cost has no penalty, pass `Objective(l2=0, loss=…)`.
     """
-    dots = sddmm(ratings.pattern, *model.augmented_factors())
-    cost = objective.losses(dots, model.targets(ratings), ratings)[0].sum() + objective.penalty(model, ratings)
-    predictions = model.clip(model.add_offset(dots, ratings.items))
-    del dots
+    predictions = model.predict_observed(ratings)
+    cost = objective.losses(predictions, ratings.values, ratings)[0].sum() + objective.penalty(model, ratings)
+    predictions = model.clip(predictions)
     measured = {name: metric.function(predictions, ratings.values) for name, metric in METRICS.items()}
     return {**measured, "cost": float(cost)}
 
@@ -100,7 +98,8 @@ def evaluate_splits(
 def coverage(posterior: Posterior, ratings: Ratings) -> float:
     """The share of ratings inside their 90 % intervals, prediction ± `Z_90` · std; NaN without ratings."""
     predictions = posterior.mean_model().predict_observed(ratings, clip=True)
-    inside = (predictions - ratings.values).abs() <= Z_90 * posterior.std(ratings.users, ratings.items)
+    std = posterior.std(ratings.users, ratings.items, timestamps=ratings.timestamps)
+    inside = (predictions - ratings.values).abs() <= Z_90 * std
     return float(inside.double().mean())
 
 

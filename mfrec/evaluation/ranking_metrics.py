@@ -29,7 +29,7 @@ from torch import Tensor
 
 from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError, unknown
-from mfrec.model.factorization import check_indices
+from mfrec.model.pair_products import check_indices
 
 # The gain of a relevant item in NDCG, given its rating: 1; the rating, as in trec_eval; or 2^rating − 1, as in Burges
 # et al. 2005.

@@ -14,6 +14,7 @@ from torch import Tensor
 from mfrec.data.dataset import Dataset
 from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
+from mfrec.data.sessions import Sessions
 from mfrec.data.side_information import dataset_features
 from mfrec.data.splits import TRAIN, VALID
 from mfrec.errors import OptionError, unknown
@@ -60,7 +61,7 @@ def build_objective(config: ExperimentConfig) -> Objective:
     options = config.objective
     if options.loss not in LOSSES:
         raise unknown("loss", options.loss, LOSSES)
-    return Objective(options.l2, options.bias_l2, options.l2_scaling, LOSSES[options.loss])
+    return Objective(options.l2, options.bias_l2, options.l2_scaling, LOSSES[options.loss], options.session_l2)
 
 
 def build_solver(config: ExperimentConfig, dataset: Dataset, train: Ratings) -> Solver:
@@ -88,6 +89,7 @@ def build_solver(config: ExperimentConfig, dataset: Dataset, train: Ratings) -> 
         user_features=user_features,
         item_features=item_features,
         item_ids=options.item_ids,
+        sessions=_sessions(config, train),
         nonnegative=options.nonnegative,
         init=options.init,
         generator=generator,
@@ -101,6 +103,20 @@ def _features(
     """The feature blocks of users and of items, by name."""
     options = config.model
     return dataset_features(dataset, train, options.implicit, options.user_features, options.item_features)
+
+
+def _sessions(config: ExperimentConfig, train: Ratings) -> Sessions | None:
+    """The sessions of the training ratings, if configured.
+
+    Raises:
+        OptionError: the ratings have no timestamps.
+    """
+    options = config.model
+    if not options.sessions:
+        return None
+    if train.timestamps is None:
+        raise OptionError("sessions", "needs timestamps, which these ratings lack; leave it out")
+    return Sessions(train, options.session_gaps)
 
 
 def restore_posterior(
@@ -124,6 +140,7 @@ def restore_posterior(
         checkpoint["progress"]["best_model"] or checkpoint["model"],
         user_features=user_features,
         item_features=item_features,
+        sessions=_sessions(config, train),
         nonnegative=options.nonnegative,
     ).to(device)
     return posterior_from_state(checkpoint["posterior"], model, build_objective(config))

@@ -65,6 +65,10 @@ class ModelConfig(Options):
     """Columns of the item table to use as features: genres,year."""
     item_ids: bool = True
     """Give each item factors of its own; without it, items are represented by their features only."""
+    sessions: bool = False
+    """Add a bias to the ratings that a user enters close in time (needs timestamps)."""
+    session_gaps: tuple[CountOrZero, ...] = (0, 30, 1800)
+    """Seconds without a rating that end a session; each number makes sessions of its own."""
     nonnegative: bool = False
     """Keep all factors at 0 or above."""
     init: Literal["scaled-normal", "small-normal", "uniform"] = "scaled-normal"
@@ -81,6 +85,8 @@ class ObjectiveConfig(Options):
     """λ of the biases; by default l2."""
     l2_scaling: Literal["row", "sqrt", "rating"] = "sqrt"
     """Multiply λ by 1, √n or n for a user or item with n ratings."""
+    session_l2: NonNegative = 15.0
+    """λ of the session biases, not scaled."""
     loss: str = "squared"
     """Loss: squared, or log-cosh (robust to large errors)."""
 

@@ -31,7 +31,7 @@ from mfrec.experiments.loop import Progress
 from mfrec.inference.trained_model import TrainedModel
 from mfrec.solvers.base import Solver
 
-FORMAT = 5
+FORMAT = 6
 CONFIG, DATASET, CHECKPOINT, METRICS_FILE = "config.json", "dataset.pt", "checkpoint.pt", "metrics.json"
 # The errors of torch, the model and the solver if a state does not fit them.
 MISFITS = (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError)

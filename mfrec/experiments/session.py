@@ -214,6 +214,8 @@ class Session:
             "fit_seconds": round(progress.seconds + (first_fit["seconds"] if first_fit else 0.0), 3),
             **{name: measured.get(name) for name in SPLIT_NAMES},
         }
+        if diagnostics := self.solver.diagnostics():
+            metrics["diagnostics"] = diagnostics
         if first_fit is not None:
             metrics["first_fit"] = {"epochs": first_fit["epoch"], "best_epoch": first_fit["best_epoch"]}
         if self.run is not None:

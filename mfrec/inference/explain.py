@@ -12,7 +12,7 @@ from mfrec.data.features import IMPLICIT_BLOCK, Features
 from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
 from mfrec.model.entity import USER
-from mfrec.model.factorization import check_indices
+from mfrec.model.pair_products import check_indices
 from mfrec.posteriors.base import Posterior
 from mfrec.posteriors.new_rows import Conditional, NewRows
 
@@ -61,6 +61,8 @@ def explain(
     new_rows = NewRows(USER, posterior.model, ratings, features)
     if new_rows.n_rows != 1:
         raise InputError(f"ratings to explain must be of one user (got {new_rows.n_rows:,} users)")
+    if not posterior.explainable:
+        raise InputError("cannot explain an ordinal likelihood; train with the Gaussian one to get reasons")
     if posterior.model.nonnegative:
         raise InputError("cannot explain a non-negative model; train without nonnegative to get reasons")
     check_indices("item", items, posterior.model.n_items)
@@ -75,8 +77,10 @@ def _shares(conditional: Conditional, items: Tensor) -> Tensor:
     """(n_items, n_ratings) the shares, given one set of trained parameters."""
     new_rows, partners = conditional.new_rows, conditional.partners
     columns, rated = new_rows.columns, new_rows.ratings.items.long()
+    # The residuals are then less the session biases, and the rows given these have this τ.
+    tau = None if conditional.sessions is None else conditional.solve().precision_scales
     (statistics,) = conditional.statistics()
-    tau = conditional.solve_block(statistics).precision_scales
+    tau = conditional.solve_block(statistics).precision_scales if tau is None else tau
     _, factor = statistics.minimum(tau, conditional.ridge(statistics.rows, tau))
     towards = torch.cholesky_solve(partners[items][:, columns].mT, factor[0])
     residuals = conditional.residuals * tau[0]
@@ -104,7 +108,8 @@ def reasons(
     """
     train = trained.train
     rated = train.select(train.users == user)
-    ratings = Ratings(torch.zeros_like(rated.users), rated.items, rated.values, 1, rated.n_items, weights=rated.weights)
+    indices = torch.zeros_like(rated.users), rated.items
+    ratings = Ratings(*indices, rated.values, 1, rated.n_items, rated.timestamps, rated.weights)
     features = trained.origin.features_of(USER, ratings, trained.dataset.users.iloc[[user]])
     shares = explain(trained.origin.posterior, ratings, items, features=features, generator=generator)
     titles, values = [trained.dataset.title(item) for item in ratings.items.tolist()], ratings.values.tolist()

@@ -15,11 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mfrec.data.frames import require_columns
+from mfrec.data.frames import checked_timestamps, require_columns
 from mfrec.data.ids import indices_of
 from mfrec.errors import InputError, OptionError
 from mfrec.inference.cold_start import unknown_row
 from mfrec.model.entity import ENTITY_NAMES, ITEM, USER
+from mfrec.posteriors.levels import MAX_LEVELS, level_names, level_shares, rating_levels
 
 if TYPE_CHECKING:
     from mfrec.inference.trained_model import TrainedModel
@@ -28,38 +29,88 @@ logger = logging.getLogger("mfrec")
 
 
 def predict_frame(
-    trained: TrainedModel, pairs: pd.DataFrame, *, user: str = "user", item: str = "item", unknown: str = "mean"
+    trained: TrainedModel,
+    pairs: pd.DataFrame,
+    *,
+    user: str = "user",
+    item: str = "item",
+    timestamp: str = "timestamp",
+    unknown: str = "mean",
+    probabilities: bool = False,
 ) -> pd.DataFrame:
     """The frame with columns "prediction" and, if the posterior has it, "std", both in stars.
 
     Args:
         pairs: a row for each pair of ids; items may be given by title.
         user, item: the names of the columns of ids.
+        timestamp: the name of a column of whole seconds since 1970, which is read if the model has session biases.
         unknown: "mean" predicts pairs with ids that were not in training, as `mfrec.inference.predict` describes, and
             logs their number; "error" refuses them.
+        probabilities: add a column such as "p_4" or "p_0.5" for each level, the probability that the rating is it.
 
     Raises:
-        InputError: a column is missing or exists already, an id is missing, or an id is unknown and may not be.
+        InputError: a column is missing or exists already, an id or a timestamp is missing, an id is unknown and may not
+            be, or there are no probabilities.
     """
     if unknown not in ("mean", "error"):
         raise OptionError("unknown", f"must be 'mean' or 'error' (got {unknown!r})")
     if not isinstance(pairs, pd.DataFrame):
         raise InputError(f"pairs must be a DataFrame with columns {user} and {item} (got {type(pairs).__name__})")
     require_columns("pairs", pairs, ids=(user, item))
-    for column in ("prediction", "std"):
+    levels = _levels(trained) if probabilities else torch.zeros(0)
+    names = [f"p_{name}" for name in level_names(levels)]
+    for column in ("prediction", "std", *names):
         if column in pairs.columns:
             raise InputError(f"pairs must not have a column {column!r}, which is added; rename it")
+    timestamps = None
+    if trained.model.sessions is not None and timestamp in pairs.columns:
+        timestamps = torch.tensor(checked_timestamps(pairs[timestamp]))
     users, items = indices_of(trained.dataset.user_ids, pairs[user]), trained.dataset.item_indices(pairs[item])
     _report_unknown(trained, (users, items), (pairs[user], pairs[item]), refuse=unknown == "error")
-    columns = _predictions(trained, torch.from_numpy(users), torch.from_numpy(items))
+    columns = _predictions(trained, torch.from_numpy(users), torch.from_numpy(items), timestamps, levels)
+    shares = columns.pop("probabilities", torch.zeros(len(pairs), 0)).unbind(1)
+    columns |= dict(zip(names, shares, strict=True))
     return pairs.assign(**{name: values.cpu().numpy() for name, values in columns.items()})
 
 
+def require_probabilities(trained: TrainedModel) -> None:
+    """Check that the posterior has standard deviations, and so probabilities.
+
+    Raises:
+        InputError: it has none; the message says why.
+    """
+    try:
+        trained.posterior.require_std()
+    except InputError as error:
+        raise OptionError("probabilities", f"needs standard deviations; {error}") from error
+
+
+def _levels(trained: TrainedModel) -> Tensor:
+    """(K,) the levels of the ratings that the model was trained with."""
+    require_probabilities(trained)
+    levels = rating_levels(trained.origin.train)
+    if levels is None:
+        raise OptionError(
+            "probabilities",
+            f"needs ratings with at most {MAX_LEVELS} distinct values; the training ratings have more, so use std",
+        )
+    return levels
+
+
 @torch.no_grad()
-def _predictions(trained: TrainedModel, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-    """Predictions, and standard deviations if there are any, for pairs of indices; index -1 is an unknown id."""
-    prediction = torch.full((len(users),), trained.mean_rating)
-    std = torch.full((len(users),), float(trained.origin.train.values.double().std(correction=0)))
+def _predictions(
+    trained: TrainedModel, users: Tensor, items: Tensor, timestamps: Tensor | None, levels: Tensor
+) -> dict[str, Tensor]:
+    """Predictions for pairs of indices; if they exist, standard deviations and, (n, K), probabilities of levels.
+
+    Index −1 is an unknown id.
+    """
+    train, has_std = trained.origin.train, trained.posterior.has_std
+    columns = {"prediction": torch.full((len(users),), trained.mean_rating)}
+    if has_std:
+        columns["std"] = torch.full((len(users),), float(train.values.double().std(correction=0)))
+    if len(levels):
+        columns["probabilities"] = level_shares(train, levels).cpu().repeat(len(users), 1)
     for is_user, is_item in ((True, True), (False, True), (True, False)):
         pairs = ((users >= 0) == is_user) & ((items >= 0) == is_item)
         if not bool(pairs.any()):
@@ -69,10 +120,15 @@ def _predictions(trained: TrainedModel, users: Tensor, items: Tensor) -> dict[st
             posterior = unknown_row(trained, ITEM if is_user else USER)
             model = posterior.mean_model()
         indices = users[pairs].clamp_min(0), items[pairs].clamp_min(0)
-        prediction[pairs] = model.predict(*indices, clip=True).to(prediction)
-        if posterior.has_std:
-            std[pairs] = posterior.std(*indices).to(std)
-    return {"prediction": prediction} | ({"std": std} if trained.posterior.has_std else {})
+        # An unknown user has no sessions.
+        times = timestamps[pairs] if timestamps is not None and is_user else None
+        columns["prediction"][pairs] = model.predict(*indices, clip=True, timestamps=times).to(columns["prediction"])
+        if has_std:
+            columns["std"][pairs] = posterior.std(*indices, timestamps=times).to(columns["std"])
+        if len(levels):
+            probabilities = posterior.level_probabilities(*indices, levels, times)
+            columns["probabilities"][pairs] = probabilities.to(columns["probabilities"])
+    return columns
 
 
 def _report_unknown(

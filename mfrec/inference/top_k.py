@@ -12,10 +12,13 @@ from torch.nn.functional import pad
 from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
 from mfrec.inference.selection import largest, tiled
-from mfrec.model.factorization import MatrixFactorization, check_indices
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.pair_products import check_indices
 
 # Scores held at a time: 2^25 in float32 are 128 MiB.
 SCORES = 2**25
+# Scores mapped to ratings at a time, which takes several times their memory.
+MAPPED = 2**20
 
 Block = tuple[Tensor, Tensor, Tensor]
 
@@ -90,7 +93,10 @@ def top_k_blocks(
         queries = pad(queries, (0, 1), value=1.0)
         item_factors = torch.cat([item_factors, model.offset.expand(model.n_items)[:, None]], 1)
     seen = None if exclude is None else partial(_entries, exclude)
-    for block, items, predictions in _best_products(users, queries, item_factors, n, seen, candidates, scores_held):
+    # Scores are predictions, unless the model maps them to ratings.
+    to_ratings = None if type(model).to_ratings is MatrixFactorization.to_ratings else model.to_ratings
+    products = _best_products(users, queries, item_factors, n, seen, candidates, scores_held, to_values=to_ratings)
+    for block, items, predictions in products:
         yield block, items, model.clip(predictions).where(items >= 0, predictions) if clip else predictions
 
 
@@ -167,6 +173,7 @@ def _best_products(
     candidates: Tensor | None,
     scores_held: int | None,
     kind: str = "item",
+    to_values: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[Block]:
     """For one block of rows after another: the min(n, size) indices with the largest query · factors[index].
 
@@ -176,6 +183,7 @@ def _best_products(
         factors: (size, k).
         excluded: gives, for a block of rows, (positions in the block, indices of factors) that do not count.
         candidates: (size,) bool, which indices count; all by default.
+        to_values: gives the values to rank by, from products and the rows and indices that broadcast to them.
 
     Yields:
         Rows, indices and products, largest first; ties go to the lower index.  A row with fewer products that count
@@ -196,6 +204,8 @@ def _best_products(
         # Always in the same memory: the system takes longer to hand out new pages than BLAS to fill them.
         scores = held[: len(block) * len(kept)].view(n_tiles, len(block), width)
         torch.bmm(block_queries.expand(n_tiles, -1, -1), tiles.mT, out=scores)
+        if to_values is not None:
+            _map(scores, block, kept.view(n_tiles, width), to_values)
         scores[-1, :, first_empty:] = -torch.inf
         if excluded is not None:
             row, index = excluded(block)
@@ -204,6 +214,14 @@ def _best_products(
             scores[position // width, row, position % width] = -torch.inf
         values, columns = largest(scores, n)
         yield block, kept[columns].masked_fill_(values == -torch.inf, -1), values
+
+
+def _map(scores: Tensor, rows: Tensor, indices: Tensor, to_values: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Replace scores, (n_tiles, n_rows, width), by the values of their rows and indices, (n_tiles, width)."""
+    at_once = max(1, MAPPED // scores.shape[2])
+    for tile, columns in zip(scores, indices.clamp_min(0), strict=True):
+        for part, some_rows in zip(tile.split(at_once), rows.split(at_once), strict=True):
+            part.copy_(to_values(part, some_rows[:, None], columns))
 
 
 def checked_n(n: int, size: int) -> int:

@@ -119,15 +119,15 @@ class TrainedModel:
         """The trained items with new users, given their ratings: a trained model that answers the same questions.
 
         Args:
-            ratings, users, user, item, rating: as for `mfrec.data.new_rows.new_users`.
+            ratings, users, user, item, rating: as for `mfrec.data.new_rows.new_users`.  A model with session biases
+                reads a column "timestamp" too, if there is one.
             generator: the source of samples, on the CPU.
 
         Raises:
             InputError: `new_users` refuses the ratings, or rows cannot be folded into the posterior.
         """
-        return self.origin._folded_into(
-            USER, new_users(self.origin.dataset, ratings, users, user, item, rating), generator
-        )
+        dataset = new_users(self.origin.dataset, ratings, users, user, item, rating, self._timestamp_column)
+        return self.origin._folded_into(USER, dataset, generator)
 
     @torch.no_grad()
     def fold_in_items(
@@ -149,9 +149,13 @@ class TrainedModel:
         Raises:
             InputError: `new_items` refuses the ratings, or rows cannot be folded into the posterior.
         """
-        return self.origin._folded_into(
-            ITEM, new_items(self.origin.dataset, ratings, items, user, item, rating), generator
-        )
+        dataset = new_items(self.origin.dataset, ratings, items, user, item, rating, self._timestamp_column)
+        return self.origin._folded_into(ITEM, dataset, generator)
+
+    @property
+    def _timestamp_column(self) -> str | None:
+        """The column of the times of new ratings, which only session biases need."""
+        return None if self.origin.posterior.model.sessions is None else "timestamp"
 
     def _folded_into(self, entity: int, dataset: Dataset, generator: torch.Generator | None) -> TrainedModel:
         frame = (dataset.users, dataset.items)[entity]
