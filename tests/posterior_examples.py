@@ -16,6 +16,7 @@ from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.posteriors.base import Posterior
 from mfrec.posteriors.mean_field import MeanFieldPosterior
+from mfrec.posteriors.ordinal_samples import OrdinalSamples
 from mfrec.posteriors.point_estimate import PointEstimate
 from mfrec.posteriors.samples import PosteriorSamples
 
@@ -27,12 +28,12 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def ratings_of(n_users: int, n_items: int, seed: int = 0) -> Ratings:
-    """About two in three ratings, in float64 and weighted; if there are several, user 1 and item 1 have none."""
+    """About two in three whole stars, in float64 and weighted; if there are several, user 1 and item 1 have none."""
     generator = seeded(seed)
     observed = torch.rand(n_users, n_items, generator=generator) < 0.65
     observed[1:2] = observed[:, 1:2] = False
     users, items = observed.nonzero(as_tuple=True)
-    values = 3 + 1.5 * torch.randn(len(users), generator=generator, dtype=torch.float64)
+    values = (3 + 1.5 * torch.randn(len(users), generator=generator, dtype=torch.float64)).round().clamp(1, 5)
     weights = 0.5 + torch.rand(len(users), generator=generator, dtype=torch.float64)
     return Ratings(users, items, values, n_users, n_items, weights=weights)
 
@@ -125,12 +126,32 @@ def samples_of(
     return samples
 
 
+def ordinal_samples_of(model: MatrixFactorization, n: int = 3, homoscedastic: bool = False) -> OrdinalSamples:
+    """n draws near each other, whose scores and cutpoints are shifted by a constant."""
+    generator, sizes = seeded(3), (model.n_users, model.n_items)
+    levels, cutpoints = torch.arange(1, 6).double(), torch.tensor([1.5, 2.5, 3.5, 4.5]).double()
+    pairs = torch.cartesian_prod(*map(torch.arange, sizes)).T
+    samples = OrdinalSamples(model, n, homoscedastic, levels=levels, cutpoints=cutpoints, pairs=pairs)
+    k, centre = model.rank + 2 * model.biases, {name: p.detach().clone() for name, p in model.named_parameters()}
+    scales = [0.5 + torch.rand(size, 1, generator=generator).double() for size in sizes]
+    for _ in range(n):
+        shift = float(torch.randn((), generator=generator))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.copy_(centre[name] + 0.02 * noise + shift * (name == "users.bias.weight"))
+        prior = 0.5 + torch.rand(k, generator=generator).double(), torch.zeros(k).double()
+        samples.add(1.0, scales, [prior for _ in model.all_terms], cutpoints=cutpoints + shift)
+    return samples
+
+
 # An example of each kind, and of a second variant of samples.  Every kind in `POSTERIORS` needs one.
 EXAMPLES: dict[str, Callable[[MatrixFactorization], Posterior]] = {
     "point-estimate": a_point_estimate,
     "mean-field": a_mean_field,
     "samples": samples_of,
     "homoscedastic samples": lambda model: samples_of(model, homoscedastic=True),
+    "ordinal samples": ordinal_samples_of,
 }
 
 

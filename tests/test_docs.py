@@ -44,6 +44,7 @@ WITH_EXAMPLES = {
     "mfrec.estimator": ["Recommender"],
     "mfrec.evaluation.baselines": ["baselines"],
     "mfrec.evaluation.metrics": ["rmse", "mae"],
+    "mfrec.evaluation.probabilities": ["report_of_levels"],
     "mfrec.evaluation.ranking": ["evaluate_ranking"],
     "mfrec.experiments.config": ["ExperimentConfig"],
     "mfrec.inference.top_k": ["similar", "top_k"],

@@ -161,7 +161,7 @@ def test_any_value_of_an_option_of_train_ends_with_status_0_or_2(
 
 ANSWER_OPTIONS = {
     "recommend": ["user", "rate", "ratings", "about", "number", "min-ratings", "genres", "exclude", "explore", "seed"],
-    "evaluate": ["by", "ranking", "threshold", "min-ratings", "seed", "device"],
+    "evaluate": ["by", "ranking", "threshold", "min-ratings", "probabilities", "seed", "device"],
     "similar": ["item", "user", "number", "min-ratings", "memory"],
     "runs": ["json"],
 }

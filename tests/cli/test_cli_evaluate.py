@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_checks import answer, assert_refused
-from conftest import Cli, TrainRun
+from conftest import Cli, TrainRun, write_csv
 
 from mfrec.data.splits import SPLIT_NAMES
 from mfrec.experiments.run import Run
@@ -80,6 +80,52 @@ def test_ranking_metrics_have_intervals_and_say_who_was_left_out(trained_run: Pa
         assert low <= ranking_at_3["means"][name] <= high
 
 
+@pytest.fixture(scope="module")
+def bayesian_run(train_run: TrainRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of vb on the tiny data; read it only."""
+    return train_run(tmp_path_factory.mktemp("runs"), "vb", solver="vb", epochs=12)
+
+
+def test_probabilities_have_scores_calibration_and_coverage(bayesian_run: Path, cli: Cli) -> None:
+    output = cli("evaluate", bayesian_run, "--probabilities")
+    assert output.status == 0, output.err
+    measured = answer(cli("evaluate", bayesian_run, "--probabilities", "--json"))["probabilities"]
+    assert (measured["n_ratings"], measured["n_between_levels"]) == (60, 0)
+    assert measured["log_likelihood"] > measured["training_shares"]["log_likelihood"]
+    assert measured["ranked_probability_score"] < measured["training_shares"]["ranked_probability_score"]
+    shown = [" ".join(line.split()) for line in output.out.splitlines()]
+    assert f"vb {measured['log_likelihood']:.4f} {measured['ranked_probability_score']:.4f}" in shown
+    assert [row["level"] for row in measured["levels"]] == [1, 2, 3, 4, 5]
+    for row in measured["levels"]:
+        assert row["difference"] == pytest.approx(row["predicted"] - row["observed"])
+        error, by_chance = row["calibration_error"], row["calibration_error_by_chance"]
+        numbers = [row["predicted"], row["observed"], row["difference"], error, by_chance]
+        formats = [".2%", ".2%", "+.2%", ".2%", ".2%"]
+        assert f"{row['level']:g} {' '.join(map(format, numbers, formats))}" in shown
+    assert [row["interval"] for row in measured["coverage"]] == [0.5, 0.8, 0.9, 0.95]
+    for row in measured["coverage"]:
+        assert f"{row['interval']:.0%} {row['inside']:.1%} {row['inside'] - row['interval']:+.1%}" in shown
+    assert sum(measured["pit_histogram"]) == pytest.approx(1)
+    assert "test: 90 % intervals contain" in output.out
+
+
+def test_continuous_ratings_have_coverage_only(cli: Cli, tmp_path: Path) -> None:
+    rows = [(u, i, 1 + (17 * u * i + 3 * u + i) % 97 / 24) for u in range(20) for i in range(15) if (u + i) % 3]
+    data = write_csv(tmp_path / "ratings.csv", [("user", "item", "rating"), *rows])
+    place = ("--data", data, "--run-dir", tmp_path, "--name", "run", "--log-every", 0)
+    assert cli("train", "vb", *place, "--rank", 2, "--epochs", 3).status == 0
+    output = cli("evaluate", tmp_path / "run", "--probabilities")
+    assert "too many distinct values" in output.out
+    assert "coverage of central intervals" in output.out
+    measured = answer(cli("evaluate", tmp_path / "run", "--probabilities", "--json"))["probabilities"]
+    assert list(measured) == ["n_ratings", "coverage", "pit_histogram"]
+
+
+def test_probabilities_of_a_point_estimate_are_refused(trained_run: Path, cli: Cli) -> None:
+    words = ("--probabilities needs standard deviations", "a point estimate", "train a Bayesian solver")
+    assert_refused(cli("evaluate", trained_run, "--probabilities"), *words)
+
+
 def test_the_seed_decides_the_intervals(trained_run: Path, cli: Cli) -> None:
     intervals = [
         answer(cli("evaluate", trained_run, "--ranking", 5, "--seed", seed, "--json"))["ranking"]["intervals_95"]
@@ -109,7 +155,7 @@ def test_a_run_without_held_out_ratings_cannot_be_measured_by_group(
     train_run: TrainRun, cli: Cli, tmp_path: Path
 ) -> None:
     run = train_run(tmp_path, "run", "--test-fraction", 0, "--valid-fraction", 0)
-    for option in (("--by", "user"), ("--ranking", 5)):
+    for option in (("--by", "user"), ("--ranking", 5), ("--probabilities",)):
         assert_refused(cli("evaluate", run, *option), "no held-out ratings", "--test-fraction above 0")
 
 

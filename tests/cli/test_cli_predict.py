@@ -49,6 +49,27 @@ def test_a_bayesian_run_gives_standard_deviations(train_run: TrainRun, cli: Cli,
     assert cli("predict", run, pairs).out.splitlines()[0] == "user,item,prediction,std"
 
 
+def test_probabilities_have_a_column_for_each_rating(train_run: TrainRun, cli: Cli, tmp_path: Path) -> None:
+    run = train_run(tmp_path, "vb", solver="vb", epochs=12)
+    pairs = write_csv(tmp_path / "pairs.csv", [("user", "item", "timestamp"), (7, 3, "noon"), ("nobody", 3, "")])
+    output = cli("predict", run, pairs, "--probabilities")
+    assert output.out.splitlines()[0] == "user,item,timestamp,prediction,std,p_1,p_2,p_3,p_4,p_5", output.err
+    table = pd.read_csv(io.StringIO(output.out))
+    probabilities = table.filter(like="p_")
+    assert probabilities.sum(axis=1).tolist() == pytest.approx([1, 1])
+    (row, _) = answer(cli("predict", run, pairs, "--probabilities", "--json"))
+    assert row["p_4"] == pytest.approx(table["p_4"][0])
+    clash = write_csv(tmp_path / "more.csv", [("user", "item", "p_3"), (7, 3, 1)])
+    assert cli("predict", run, clash).status == 0
+    assert_refused(cli("predict", run, clash, "--probabilities"), "must not have a column 'p_3'")
+
+
+def test_probabilities_of_a_point_estimate_are_refused(trained_run: Path, cli: Cli, tmp_path: Path) -> None:
+    pairs = write_csv(tmp_path / "pairs.csv", [("user", "item"), (7, 3)])
+    words = ("--probabilities needs standard deviations", "a point estimate", "train a Bayesian solver")
+    assert_refused(cli("predict", trained_run, pairs, "--probabilities"), *words)
+
+
 def test_unknown_ids_are_counted_or_refused(
     trained_run: Path, cli: Cli, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -154,6 +154,45 @@ def test_features_describe_a_new_user(cli: Cli, tmp_path: Path) -> None:
         assert_refused(cli(*question, *about), words)
 
 
+@pytest.fixture(scope="module", params=["als", "gibbs"])
+def timed_run(request: pytest.FixtureRequest, train_run: TrainRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with session biases, whose default penalty is too large for such small data; read it only."""
+    folder, solver = tmp_path_factory.mktemp("runs"), request.param
+    options = ("--session-l2", 0.5) if solver == "als" else ("--burn-in", 1)
+    return train_run(folder, "timed", "--sessions", *options, solver=solver)
+
+
+def test_times_of_a_new_user_s_ratings_are_read_by_a_run_with_sessions(
+    timed_run: Path, trained_run: Path, cli: Cli, tmp_path: Path
+) -> None:
+    ratings = [(film, 1 + film % 5) for film in range(1, 13)]
+    plain = write_csv(tmp_path / "plain.csv", [("item", "rating"), *ratings])
+    tables = {
+        name: write_csv(tmp_path / f"{name}.csv", [("item", "rating", "timestamp"), *timed])
+        for name, timed in (
+            ("together", [(*row, 10**9) for row in ratings]),
+            ("apart", [(*row, 10**9 + 10**6 * n) for n, row in enumerate(ratings)]),
+        )
+    }
+
+    def predicted(run: Path, path: Path) -> dict[int, float]:
+        rows = answer(cli("recommend", run, "--ratings", path, *ALL, "-n", 99, "--json"))
+        return {row["id"]: row["predicted"] for row in rows}
+
+    answers = [predicted(timed_run, path) for path in (plain, *tables.values())]
+    assert answers[0] != answers[1] != answers[2] != answers[0]
+    # Other runs do not read the column.
+    assert predicted(trained_run, plain) == predicted(trained_run, tables["together"])
+    why = answer(cli("recommend", timed_run, "--ratings", tables["together"], *ALL, "--why", "--json"))
+    assert any(row["because"] for row in why)
+    assert answer(cli("recommend", timed_run, "--user", 7, *ALL, "--why", "--json"))
+
+
+def test_a_time_that_is_missing_is_refused(timed_run: Path, cli: Cli, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "bad.csv", [("item", "rating", "timestamp"), (1, 5, 10**9), (2, 3, "")])
+    assert_refused(cli("recommend", timed_run, "--ratings", path), "timestamp")
+
+
 # All users.
 
 

@@ -89,6 +89,16 @@ def test_train_py_is_mfrec_train_and_silent_on_stderr_without_a_terminal(tiny: P
     assert loads_strictly(output.out)["run"] == str(tmp_path / "new" / "runs" / f"tiny-{DEFAULT_SOLVER}-1")
 
 
+def test_gibbs_prints_and_saves_how_well_its_chains_have_converged(tiny: Path, cli: Cli, tmp_path: Path) -> None:
+    size = ("--data", tiny, "--rank", 2, "--epochs", 14, "--burn-in", 4, "--chains", 2, "--log-every", 0)
+    output = cli("train", "gibbs", *size, "--run-dir", tmp_path, "--name", "run")
+    diagnostics = Run.open(tmp_path / "run").metrics()["diagnostics"]
+    scale, n = diagnostics["r_hat"], diagnostics["effective_samples"]
+    assert scale > 0.5
+    assert 1 <= n <= 20
+    assert f"convergence: R-hat {scale:.2f} (largest), effective samples {n:.0f} (smallest)\n" in output.out
+
+
 # What it leaves.
 
 
@@ -150,6 +160,10 @@ def test_every_solver_lowers_the_cost(solver: str, tiny: Path, cli: Cli, tmp_pat
 @pytest.mark.parametrize(
     "options",
     [
+        ("--sessions",),
+        ("als", "--sessions", "--session-gaps", 60, "--session-l2", 2),
+        ("vb", "--sessions", "--session-prior", "gaussian"),
+        ("gibbs", "--sessions", "--session-freedom", 6, "--chains", 2, "--burn-in", 0),
         ("--split", "per-user"),
         ("--split", "time"),
         ("--split", "leave-last-out"),
@@ -317,6 +331,10 @@ def test_an_endless_training_ends_by_patience_without_a_traceback(tiny: Path, cl
         ("--rating-range 2 3", ["2", "3"]),
         ("--columns who,what", ["who,what"]),
         ("--columns who,what,stars", ["who", "userId"]),
+        ("--session-gaps -1", ["--session-gaps must be at least 0 (got -1)"]),
+        ("--sessions --session-gaps 30 30", ["--session-gaps must be different numbers of seconds", "(got 30 30)"]),
+        ("--sessions --session-gaps", ["--session-gaps must be different numbers of seconds", "(got none)"]),
+        ("--session-l2 -1", ["--session-l2 must be at least 0", "(got -1)"]),
         ("--name a/b", ["--name", "a/b"]),
         ("--name ..", ["--name", ".."]),
         ("--name=", ["--name", "''"]),
@@ -345,6 +363,15 @@ def test_a_split_by_time_needs_timestamps(split: str, cli: Cli, tiny: Path, tmp_
     assert_refused(cli("train", "--data", data, "--split", split), "timestamps", "random")
 
 
+@pytest.mark.parametrize("solver", ["gibbs", "als"])
+def test_sessions_need_timestamps(solver: str, cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    rows = [tuple(line.split(",")[:3]) for line in (tiny / "ratings.csv").read_text().splitlines()]
+    data, runs = write_csv(tmp_path / "timeless.csv", rows), tmp_path / "runs"
+    refused = cli("train", solver, "--data", data, *SMALL, "--run-dir", runs, "--sessions")
+    assert_refused(refused, "--sessions needs timestamps, which these ratings lack; leave it out")
+    assert not runs.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -354,7 +381,7 @@ def test_a_split_by_time_needs_timestamps(split: str, cli: Cli, tiny: Path, tmp_
         ("als --no-item-ids", ["feature"]),
         ("als --no-item-ids --implicit users", ["feature"]),
         ("als --nonnegative --item-features year", ["non-negative", "feature"]),
-        ("vb --item-features year", ["vb does not support features", "gibbs"]),
+        ("sgd --item-features year", ["sgd does not support features", "gibbs"]),
         ("vb --nonnegative", ["vb does not support non-negative factors", "als"]),
         ("gibbs --nonnegative", ["gibbs does not support non-negative factors", "als"]),
         ("als --loss log-cosh", ["als does not support losses other than the squared error", "sgd"]),

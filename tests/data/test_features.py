@@ -40,6 +40,7 @@ def test_the_products_are_those_of_the_dense_matrix(data: st.DataObject, F: Tens
     assert_close(features.matrix @ W, F @ W)
     assert_close(features.rmatmul(G), F.T @ G)
     assert_close(features.rmatmul_squared(G), F.square().T @ G)
+    assert_close(features.matmul_squared(W), F.square() @ W)
 
 
 @given(st.data(), matrices())

@@ -10,6 +10,7 @@ from data_examples import FRAME, MOVIES, READERS_TABLE, assert_refused
 
 from mfrec.data.dataset import Dataset
 from mfrec.data.new_rows import YOU, new_items, new_users
+from mfrec.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,32 @@ def test_new_items_have_ratings_by_the_datasets_users(dataset: Dataset) -> None:
     assert new.ratings.values.tolist() == [4.0, 3.0]
     assert new.items["year"].tolist() == [1996, 1975]
     assert new.users is dataset.users
+
+
+# Times.
+
+
+def test_times_of_new_ratings_are_those_of_the_last_rating_of_an_item(dataset: Dataset) -> None:
+    frame = pd.DataFrame({"user": "zoe", "item": [31, 1029, 31], "rating": [1, 2, 5], "when": [30, 20, 10]})
+    ratings = new_users(dataset, frame, timestamp="when").ratings
+    assert dict(zip(ratings.values.tolist(), ratings.timestamps.tolist(), strict=True)) == {5.0: 10, 2.0: 20}
+    assert new_users(dataset, frame).ratings.timestamps is None
+    assert new_users(dataset, frame.drop(columns="when"), timestamp="when").ratings.timestamps is None
+    assert new_users(dataset, {31: 4}, timestamp="when").ratings.timestamps is None
+
+
+def test_times_may_be_datetimes_and_new_items_have_them_too(dataset: Dataset) -> None:
+    times = pd.to_datetime([3600, 7200], unit="s")
+    frame = pd.DataFrame({"user": ["b", "a"], "item": [7, 7], "rating": [3, 4], "timestamp": times})
+    ratings = new_items(dataset, frame, timestamp="timestamp").ratings
+    assert ratings.timestamps.tolist() == [7200, 3600]
+    assert new_items(dataset, frame).ratings.timestamps is None
+
+
+def test_missing_times_of_new_ratings_are_refused(dataset: Dataset) -> None:
+    frame = pd.DataFrame({"user": ["zoe", "zoe"], "item": [31, 1029], "rating": [3, 4], "timestamp": [5, None]})
+    with pytest.raises(InputError, match="timestamp"):
+        new_users(dataset, frame, timestamp="timestamp")
 
 
 @pytest.mark.parametrize(

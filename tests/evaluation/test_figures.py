@@ -51,7 +51,7 @@ def test_a_point_estimate_has_no_figures_of_uncertainty(model, splits):
 def test_samples_have_their_coverage_and_their_trace(splits):
     model = MatrixFactorization.from_ratings(splits[0], 3, rating_range=(1.0, 5.0), init="uniform")
     drawn = draw_figures(samples_of(model, 4), *splits, "valid")
-    assert list(drawn) == [*ALWAYS, "coverage", "trace"]
+    assert list(drawn) == [*ALWAYS, "coverage", "reliability", "trace"]
     single, mean, noise = (line.get_ydata() for line in drawn["trace"].axes[0].get_lines())
     assert noise.tolist() == [alpha**-0.5 for alpha in (1.0, 2.0, 3.0, 4.0)]
     assert single[0] == mean[0] != mean[-1]
@@ -61,6 +61,27 @@ def test_samples_have_their_coverage_and_their_trace(splits):
 
 def test_a_sampler_in_its_burn_in_has_the_figures_of_its_model(model, splits):
     assert list(draw_figures(samples_of(model, 0), *splits, "test")) == ALWAYS
+
+
+def test_the_reliability_has_a_curve_for_each_rating_and_bars_whose_mean_height_is_1(splits):
+    train, test = splits
+    model = MatrixFactorization.from_ratings(train, 3, rating_range=(1.0, 5.0), init="uniform")
+    left, right = draw_figures(samples_of(model, 3), train, test, "test")["reliability"].axes
+    curves, (diagonal,) = left.get_lines()[:-1], left.get_lines()[-1:]
+    assert [line.get_label() for line in curves] == ["1", "2", "3", "4", "5"]
+    assert diagonal.get_xdata().tolist() == diagonal.get_ydata().tolist()
+    for line in curves:
+        assert np.all(np.diff(line.get_xdata()) > 0)
+        assert 0 <= min(line.get_ydata()) <= max(line.get_ydata()) <= 1
+    assert right.patches[0].get_data().values.mean() == pytest.approx(1)
+
+
+def test_continuous_ratings_have_no_reliability(splits):
+    train, test = (
+        Ratings(r.users, r.items, r.values + torch.arange(len(r)) / 1e4, r.n_users, r.n_items) for r in splits
+    )
+    model = MatrixFactorization.from_ratings(train, 3, rating_range=(1.0, 5.0), init="uniform")
+    assert "reliability" not in draw_figures(samples_of(model, 2), train, test, "test")
 
 
 def test_the_calibration_s_points_are_means_of_all_ratings(model, splits):

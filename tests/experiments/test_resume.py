@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from training_examples import (
     assert_no_temporary_files,
     assert_same_runs,
@@ -47,6 +48,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("als", {"nonnegative": True}),
     ("quasi-newton", {"nonnegative": True, "item_features": "year"}),
     ("gibbs", {"burn_in": 2, "samples": 2}),
+    *((solver, {"sessions": True, "session_gaps": (0, 30)}) for solver in SOLVERS if "sessions" in SOLVERS[solver].supports),
+    ("gibbs", {"sessions": True, "chains": 2, "burn_in": 1}),
 ]
 
 
@@ -72,6 +75,22 @@ def test_resume_matches_uninterrupted_run(solver: str, options: dict[str, Any], 
     part = train_small(tiny, tmp_path, "part", solver, epochs=3, **options)
     resume(part, epochs=7)
     assert_same_runs(whole, part)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "als", "vb", "gibbs"])
+def test_a_loaded_run_with_sessions_predicts_what_it_had_learned(solver: str, tiny: Path, tmp_path: Path) -> None:
+    burn_in = {"burn_in": 1} if solver == "gibbs" else {}
+    result = train(small_config(tiny, tmp_path, solver, name="run", sessions=True, **burn_in))
+    loaded, posterior, test = load_run(tmp_path / "run"), result.posterior, result.splits["test"]
+    expected = posterior.mean_model().predict_observed(test)
+    assert torch.equal(loaded.model.predict_observed(test), expected)
+    effect = result.solver.model.sessions.effect(test)
+    assert 0 < int((effect != 0).sum()) < len(test)
+    if posterior.has_std:
+        timed = test.users, test.items
+        assert torch.equal(
+            loaded.posterior.std(*timed, timestamps=test.timestamps), posterior.std(*timed, timestamps=test.timestamps)
+        )
 
 
 def test_the_embedded_data_resume_to_the_same_bits(tmp_path: Path) -> None:

@@ -226,11 +226,12 @@ def test_every_run_has_one_row_in_the_hparams_table_with_its_final_metrics(serve
 
 
 FIGURES = {"predicted_against_actual", "calibration", "error_by_popularity", "spectrum"}
+BAYESIAN = FIGURES | {"coverage", "reliability"}
 
 
 @pytest.mark.parametrize(
     ("solver", "figures"),
-    [("als", FIGURES), ("vb", FIGURES | {"coverage"}), ("gibbs", FIGURES | {"coverage", "trace"})],
+    [("als", FIGURES), ("vb", BAYESIAN), ("gibbs", BAYESIAN | {"trace"})],
 )
 def test_a_run_has_its_figures_and_they_are_not_blank(
     solver: str, figures: set[str], tiny: Path, tmp_path: Path

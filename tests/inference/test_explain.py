@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import features_of
 from posterior_examples import (
     EXAMPLES,
+    OBJECTIVE,
     a_model,
     a_point_estimate,
     conditional_moments,
@@ -17,14 +19,18 @@ from posterior_examples import (
     seeded,
     with_new_rows,
 )
+from session_examples import samples_with_sessions, with_times
 from torch.testing import assert_close
 
 from mfrec.data.features import implicit_features
 from mfrec.data.ratings import Ratings
+from mfrec.data.sessions import Sessions
 from mfrec.errors import InputError
 from mfrec.inference.explain import explain
 from mfrec.inference.fold_in import fold_in_users
 from mfrec.model.entity import ITEM, USER
+from mfrec.posteriors.base import Posterior
+from mfrec.posteriors.point_estimate import PointEstimate
 
 KINDS_OF_USERS = torch.eye(3).double()[torch.arange(6) % 3]
 
@@ -62,6 +68,26 @@ def test_the_shares_of_draws_add_up_to_the_prediction_of_the_same_draws():
     shares = explain(samples, single, items, generator=seeded(1))
     predicted = fold_in_users(samples, single, generator=seeded(1)).mean_model().predict(items * 0, items)
     assert_close(shares.sum(1), predicted - 3.0 - biases)
+
+
+@pytest.mark.parametrize("kind", ["point-estimate", "samples", "homoscedastic samples"])
+@torch.no_grad()
+def test_with_sessions_shares_add_up_to_the_prediction_without_its_session_biases(kind):
+    single, items = with_times(ratings_of(1, 8)), torch.tensor([6, 0, 3])
+    model = a_model(sessions=Sessions(with_times(ratings_of(6, 8)), (0, 6)))
+    if kind == "point-estimate":
+        posterior: Posterior = PointEstimate(model, replace(OBJECTIVE, session_l2=2.0))
+        biases = model.item_bias.weight[items, 0]
+    else:
+        samples = posterior = samples_with_sessions(model, homoscedastic=kind != "samples")
+        samples.draws = [draw._replace(priors=[[λ, 0 * m] for λ, m in draw.priors]) for draw in samples.draws]
+        biases = torch.stack([draw.parameters["items.bias.weight"][items, 0] for draw in samples.draws]).mean(0)
+    shares = explain(posterior, single, items, generator=seeded(1))
+    folded = fold_in_users(posterior, single, generator=seeded(1)).mean_model()
+    assert_close(shares.sum(1), folded.predict(items * 0, items) - 3.0 - biases)
+    # The session biases are not 0, so that without times the shares are others.
+    timeless = ratings_of(1, 8)
+    assert not torch.allclose(shares, explain(posterior, timeless, items, generator=seeded(1)))
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,18 +17,22 @@ from posterior_examples import (
     a_point_estimate,
     a_rating,
     assert_minimum,
+    assert_moments,
     conditional_moments,
     mirrored,
     one_of,
     ratings_of,
+    repeated,
     samples_of,
     seeded,
 )
+from session_examples import samples_with_sessions, with_times
 from torch import Tensor
 from torch.testing import assert_close
 
 from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
+from mfrec.data.sessions import Sessions
 from mfrec.data.splits import per_user_split
 from mfrec.errors import InputError
 from mfrec.inference.fold_in import fold_in_items, fold_in_users
@@ -34,8 +40,13 @@ from mfrec.model import ridge as ridge_module
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
+from mfrec.model.session_biases import SESSION_BIAS
 from mfrec.posteriors.base import Posterior
+from mfrec.posteriors.mean_field import MeanFieldPosterior
 from mfrec.posteriors.point_estimate import PointEstimate
+from mfrec.posteriors.registry import posterior_from_state
+from mfrec.posteriors.samples import SampledRows
+from mfrec.posteriors.session_field import SessionField
 from mfrec.solvers.registry import SOLVERS
 
 
@@ -209,6 +220,150 @@ def test_new_items_need_an_offset_if_each_item_has_one():
 def test_another_number_of_offsets_than_of_new_items_is_refused(n):
     with pytest.raises(InputError, match=rf"each of the 3 new items \(got {n}\)"):
         fold_in_items(a_point_estimate(with_item_offsets()), mirrored(ratings_of(3, 6)), offset=torch.zeros(n))
+
+
+# Sessions.
+
+GAPS = (0, 6)
+
+
+def session_model(n_users: int = 6, **options: Any) -> MatrixFactorization:
+    """A model whose users rated in sessions."""
+    return a_model(n_users, sessions=Sessions(with_times(ratings_of(n_users, 8)), GAPS), **options)
+
+
+def a_session_field(model: MatrixFactorization) -> MeanFieldPosterior:
+    plain = a_mean_field(model)
+    field = SessionField(model.sessions, 4.0, torch.tensor([0.7, 1.5]).double())
+    tau = plain.precision_scales
+    return MeanFieldPosterior(model, plain.own_variances, plain.precision, plain.alpha, tau, sessions=field)
+
+
+WITH_SESSIONS = {
+    "point-estimate": lambda model: PointEstimate(model, replace(OBJECTIVE, session_l2=2.0)),
+    "mean-field": a_session_field,
+    "samples": samples_with_sessions,
+    "homoscedastic samples": lambda model: samples_with_sessions(model, homoscedastic=True),
+}
+
+
+@pytest.mark.parametrize("session_l2", [2.0, 15.0])
+@torch.no_grad()
+def test_new_users_and_their_sessions_are_at_the_minimum_of_the_cost(session_l2):
+    model, new = session_model(), with_times(ratings_of(3, 8, seed=5), seed=7)
+    objective = replace(OBJECTIVE, session_l2=session_l2)
+    folded = fold_in_users(PointEstimate(model, objective), new).mean_model()
+    assert folded.sessions.sessions.starts == Sessions(new, GAPS).starts
+    gradients = objective.gradients(folded, new)
+    for name in ("users.factors.weight", "users.bias.weight", SESSION_BIAS):
+        assert_close(gradients[name], torch.zeros_like(gradients[name]), atol=1e-7, rtol=0, msg=name)
+    assert_close(folded.augmented_factors()[ITEM][:, :2], model.augmented_factors()[ITEM][:, :2])
+
+
+@torch.no_grad()
+def test_non_negative_new_users_and_their_sessions_are_at_the_bounded_minimum():
+    model, new = session_model(nonnegative=True), with_times(ratings_of(3, 8, seed=5), seed=7)
+    objective = replace(OBJECTIVE, session_l2=2.0)
+    folded = fold_in_users(PointEstimate(model, objective), new).mean_model()
+    gradients, factors = objective.gradients(folded, new), folded.user_factors.weight
+    for name in ("users.bias.weight", SESSION_BIAS):
+        assert_close(gradients[name], torch.zeros_like(gradients[name]), atol=1e-6, rtol=0, msg=name)
+    gradient, is_zero = gradients["users.factors.weight"], factors == 0
+    assert float(gradient[~is_zero].abs().max()) < 1e-5
+    assert bool((gradient[is_zero] > -1e-5).all())
+
+
+@torch.no_grad()
+def test_draws_of_new_users_and_their_sessions_have_the_moments_of_their_joint_conditional(monkeypatch):
+    """Given one draw with Gaussian session biases, θ and b are Gaussian."""
+    monkeypatch.setattr(SampledRows, "session_turns", 40)
+    model, n = session_model(), 1500
+    samples = samples_with_sessions(model, 1, homoscedastic=True, freedom=None)
+    single = with_times(one_of(ratings_of(3, 8, seed=5), 0), seed=7)
+    copies, k = repeated(single, n), model.rank + 1
+    seconds = single.timestamps.repeat(n)
+    copies = Ratings(copies.users, copies.items, copies.values, n, 8, seconds, copies.weights)
+    folded = fold_in_users(samples, copies, generator=seeded(2))
+    (draw,), (solved,) = samples.draws, folded.draws
+    sessions = Sessions(single, GAPS)
+    x, rated = model.augmented_factors(draw.parameters)[ITEM], single.items.long()
+    A = torch.zeros(len(single), k + len(sessions)).double()
+    A[:, :k] = x[rated][:, :k]
+    for numbers in sessions.at(single.users, single.timestamps):
+        A[torch.arange(len(single)), k + numbers] = 1
+    precision, mean = (torch.zeros(A.shape[1]).double() for _ in range(2))
+    precision[:k], mean[:k] = (tensor[:k] for tensor in samples.prior(draw, USER))
+    sizes = torch.tensor(sessions.starts).diff()
+    precision[k:] = draw.session_precision.repeat_interleave(sizes)
+    v = draw.alpha * single.weights * draw.precision_scales[ITEM][rated, 0]
+    covariance = torch.linalg.inv(A.T @ (v[:, None] * A) + torch.diag(precision))
+    expected = covariance @ (A.T @ (v * (single.values - 3.0 - x[rated][:, -1])) + precision * mean)
+    # The sessions of all copies are sorted by gap, then by user.
+    bias = solved.parameters[SESSION_BIAS][:, 0].split((n * sizes).tolist())
+    rows = folded.model.augmented_factors(solved.parameters)[USER][:, :k]
+    assert_moments(torch.cat([rows, *(part.reshape(n, -1) for part in bias)], 1), expected, covariance)
+
+
+@pytest.mark.parametrize("kind", WITH_SESSIONS)
+@torch.no_grad()
+def test_new_users_whose_ratings_have_no_times_are_those_of_a_model_without_sessions(kind):
+    model, new = session_model(), ratings_of(3, 8, seed=5)
+    posterior = WITH_SESSIONS[kind](model)
+    folded = fold_in_users(posterior, new)
+    assert folded.mean_model().sessions is None
+    users, items = torch.cartesian_prod(torch.arange(3), torch.arange(8)).T
+    expected = fold_in_users(without_sessions(posterior), new)
+    assert torch.equal(folded.mean_model().predict(users, items), expected.mean_model().predict(users, items))
+    if folded.has_std:
+        assert torch.equal(folded.std(users, items), expected.std(users, items))
+
+
+def without_sessions(posterior: Posterior) -> Posterior:
+    """The posterior of the same model and parameters, without session biases."""
+    model, state = copy.copy(posterior.model), posterior.state_dict()
+    model._modules = dict(model._modules) | {"sessions": None}
+    if "draws" in state:
+        state["draws"] = [draw | {"session_precision": None} for draw in state["draws"]]
+        for draw in state["draws"]:
+            draw["parameters"] = {name: p for name, p in draw["parameters"].items() if name != SESSION_BIAS}
+    return posterior_from_state(state, model, OBJECTIVE)
+
+
+@pytest.mark.parametrize("kind", WITH_SESSIONS)
+@torch.no_grad()
+def test_ratings_of_new_items_are_in_the_trained_users_sessions(kind):
+    """They are predicted as if the ratings had been less the trained session biases."""
+    model, new = session_model(), with_times(mirrored(ratings_of(3, 6, seed=5)), seed=7)
+    # Of a single draw, so that its session biases are their mean.
+    of_one_draw = {"samples": False, "homoscedastic samples": True}
+    if kind in of_one_draw:
+        posterior: Posterior = samples_with_sessions(model, 1, homoscedastic=of_one_draw[kind])
+    else:
+        posterior = WITH_SESSIONS[kind](model)
+    biases = posterior.mean_model().sessions
+    folded = fold_in_items(posterior, new)
+    effect = biases.effect(new)
+    assert bool((effect != 0).any())
+    shifted = Ratings(new.users, new.items, new.values - effect, 6, 3, weights=new.weights)
+    expected = fold_in_items(without_sessions(posterior), shifted).mean_model()
+    users, items = torch.cartesian_prod(torch.arange(6), torch.arange(3)).T
+    assert_close(folded.mean_model().predict(users, items), expected.predict(users, items))
+    assert torch.equal(folded.mean_model().sessions.bias.weight, biases.bias.weight)
+    assert_close(folded.mean_model().predict_observed(new), expected.predict_observed(new) + effect)
+
+
+@torch.no_grad()
+def test_ratings_of_new_items_are_less_the_session_biases_of_each_draw():
+    model, new = session_model(), with_times(mirrored(ratings_of(3, 6, seed=5)), seed=7)
+    samples, predictions = samples_with_sessions(model, 3, homoscedastic=True), []
+    pairs = new.users.long(), new.items.long()
+    folded = fold_in_items(samples, new)
+    for draw in samples.draws:
+        single = copy.copy(samples)
+        single.draws = [draw]
+        predictions.append(fold_in_items(single, new).mean_model().predict_observed(new))
+    assert_close(folded.mean_model().predict_observed(new), torch.stack(predictions).mean(0))
+    assert bool((folded.std(*pairs, timestamps=new.timestamps) > 0).all())
 
 
 def test_new_users_of_ml_100k_are_predicted_as_if_they_had_been_in_training(shared_data):

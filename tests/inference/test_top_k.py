@@ -11,6 +11,7 @@ from mfrec.inference import selection
 from mfrec.inference import top_k as top_k_module
 from mfrec.inference.top_k import similar, similar_blocks, top_k, top_k_blocks
 from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.ordinal import OrdinalFactorization
 
 
 def a_model(n_users: int, n_items: int, seed: int) -> MatrixFactorization:
@@ -243,3 +244,30 @@ def test_a_row_that_is_not_in_the_model_is_refused(call):
 def test_n_of_zero_is_refused():
     with pytest.raises(InputError, match=r"n must be at least 1 \(got 0\)"):
         top_k(a_model(4, 5, 0), torch.tensor([0]), 0)
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 300), st.integers(1, 12), st.integers(0, 10**6), st.sampled_from([1, 50, 2**20])
+)
+def test_an_ordinal_model_is_ranked_by_expected_ratings(n_users, n_items, n, seed, mapped):
+    scores, generator = a_model(n_users, n_items, seed), torch.Generator().manual_seed(seed)
+    model = OrdinalFactorization(
+        scores,
+        levels=torch.tensor([1.0, 2.0, 5.0]),
+        cutpoints=torch.tensor([-0.5, 0.8]),
+        user_scales=0.2 + torch.rand(n_users, 1, generator=generator),
+        item_scales=0.2 + torch.rand(n_items, 1, generator=generator),
+        spread=0.1,
+    )
+    users, seen = torch.randperm(n_users), some_ratings(n_users, n_items, seed)
+    candidates = torch.rand(n_items, generator=generator) < 0.8
+    expected = every_prediction(model)[users]
+    expected[:, ~candidates] = -torch.inf
+    for row, user in enumerate(users.tolist()):
+        expected[row, seen.items[seen.users == user].long()] = -torch.inf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(top_k_module, "MAPPED", mapped)
+        items, predictions = top_k(model, users, n, exclude=seen, candidates=candidates)
+    listed = expected.gather(1, items.clamp_min(0)).where(items >= 0, -torch.inf)
+    assert torch.allclose(listed, predictions, atol=1e-5)
+    assert torch.allclose(ranked(expected, n)[1], predictions, atol=1e-5)

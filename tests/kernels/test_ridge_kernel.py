@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from conftest import features_of
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -50,8 +51,12 @@ def make_ratings(dtype: torch.dtype, weighted: bool) -> Ratings:
 
 
 def make_model(ratings: Ratings, rank: int = 3, biases: bool = True) -> MatrixFactorization:
+    return scrambled(MatrixFactorization.from_ratings(ratings, rank, biases=biases))
+
+
+def scrambled(model: MatrixFactorization) -> MatrixFactorization:
+    """The model with random parameters."""
     generator = torch.Generator().manual_seed(2)
-    model = MatrixFactorization.from_ratings(ratings, rank, biases=biases, generator=generator)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -99,6 +104,24 @@ def test_rows_are_solved_as_by_the_sparse_products(dtype, entity, weighted, scal
             call = lambda: minimize(model, term, view, ridges, steps, **options)  # noqa: B023, E731
             for result, expected in zip(actual, definition(monkeypatch, call), strict=True):
                 assert_close(result, expected, **CLOSE[dtype])
+
+
+@pytest.mark.parametrize("entity", [USER, ITEM])
+@pytest.mark.parametrize("pieces", ["whole rows", "segments"])
+@torch.no_grad()
+def test_variances_of_partners_penalize_what_features_add_to_rows(dtype, entity, pieces, request, monkeypatch):
+    if pieces == "segments":
+        request.getfixturevalue("small_pieces")
+    ratings, generator = make_ratings(dtype, weighted=True), torch.Generator().manual_seed(8)
+    name, n = ("user_features", "item_features")[entity], (12, 9)[entity]
+    features = {name: {"kind": features_of(torch.eye(3, dtype=dtype)[torch.arange(n) % 3])}}
+    model = scrambled(MatrixFactorization.from_ratings(ratings, 3, **features))
+    term, view = model.terms(entity)[0], make_views(model, ratings, scaled=True)[entity]
+    variances = torch.rand(model.entity_factors(1 - entity).shape, generator=generator, dtype=dtype)
+    actual = minimize(model, term, view, 0.7 * view.free, 2, variances=variances)
+    call = lambda: minimize(model, term, view, 0.7 * view.free, 2, variances=variances)  # noqa: E731
+    for result, expected in zip(actual, definition(monkeypatch, call), strict=True):
+        assert_close(result, expected, **CLOSE[dtype])
 
 
 @pytest.mark.parametrize("steps", [5, 60])

@@ -13,9 +13,10 @@ from torch.testing import assert_close
 from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError
-from mfrec.model import factorization
-from mfrec.model.entity import ITEM, USER
-from mfrec.model.factorization import INITS, MatrixFactorization, pair_dots
+from mfrec.model import pair_products
+from mfrec.model.entity import INITS, ITEM, USER
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.pair_products import pair_dots
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_pairs_are_predicted_in_blocks_of_any_size(ratings, monkeypatch):
     model = make_model(ratings)
     pairs = torch.cartesian_prod(torch.arange(3), torch.arange(4))
     whole = model.predict(*pairs.T)
-    monkeypatch.setattr(factorization, "PAIR_BLOCK", 5)
+    monkeypatch.setattr(pair_products, "PAIR_BLOCK", 5)
     assert torch.equal(model.predict(*pairs.T), whole)
     assert torch.equal(pair_dots(*model.augmented_factors(), *pairs.T) + model.offset, whole)
 

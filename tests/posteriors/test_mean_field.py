@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from posterior_examples import a_mean_field, a_model, ratings_of, seeded
+from conftest import features_of
+from posterior_examples import a_mean_field, a_model, mirrored, ratings_of, seeded, with_new_rows
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -97,3 +98,107 @@ def test_another_sweep_does_not_change_new_rows():
     solver.epoch()
     assert_close(model.augmented_factors()[USER], before)
     assert_close(solver.variances[USER], folded.variances[USER])
+
+
+KINDS = {USER: torch.tensor([0, 1, 1, 2, 0, 2]), ITEM: torch.tensor([0, 0, 1, 1, 0, 1, 0, 1])}
+
+
+def with_features() -> MeanFieldPosterior:
+    """A mean field of users and items with one-hot features, all of whose numbers have a variance."""
+    blocks = {e: features_of(torch.eye(3).double()[kinds]) for e, kinds in KINDS.items()}
+    model = a_model(user_features={"kind": blocks[USER]}, item_features={"kind": blocks[ITEM]})
+    plain, generator, free = a_mean_field(model), seeded(9), model.free_columns()
+    u = [{"kind": 0.2 * torch.rand(3, f.shape[1], generator=generator, dtype=torch.float64) * f} for f in free]
+    return MeanFieldPosterior(model, plain.own_variances, plain.precision, 2.0, plain.precision_scales, u)
+
+
+@torch.no_grad()
+def test_the_variances_of_features_add_to_those_of_rows():
+    posterior, generator, n = with_features(), seeded(0), 2000
+    model = posterior.model
+    weights = [model.weights(model.terms(entity)[1]) for entity in (USER, ITEM)]
+    users, items = torch.cartesian_prod(torch.arange(6), torch.arange(8)).T
+    rows = []
+    for entity, kinds in KINDS.items():
+        means, constant = model.weights(model.terms(entity)[0]), 1 - model.free_columns()[entity]
+        P = means + torch.randn(n, *means.shape, generator=generator).double() * posterior.own_variances[entity].sqrt()
+        W, u = weights[entity], posterior.feature_variances[entity]["kind"]
+        W = W + torch.randn(n, *W.shape, generator=generator).double() * u.sqrt()
+        rows.append(P + constant + W[:, kinds])
+    drawn = (rows[USER][:, users] * rows[ITEM][:, items]).sum(2) + 3.0
+    sampled = torch.stack([posterior.sample(generator).predict(users, items) for _ in range(n)])
+    std = posterior.std(users, items, include_noise=False)
+    for predictions in (drawn, sampled):
+        assert_close(predictions.std(0), std, rtol=0.1, atol=0)
+        assert float(((predictions.mean(0) - posterior.mean_model().predict(users, items)) / std).abs().max()) < 0.11
+    # Users 1 and 2 share the draw of their feature's weights, users 0 and 1 do not.
+    together = [(s.T.corrcoef()[8 * 1, 8 * 2], s.T.corrcoef()[8 * 0, 8 * 1]) for s in (drawn, sampled)]
+    assert_close(torch.tensor(together[0]), torch.tensor(together[1]), atol=0.08, rtol=0)
+
+
+def test_a_stored_state_keeps_the_variances_of_features():
+    posterior = with_features()
+    again = MeanFieldPosterior.from_state(posterior.state_dict(), posterior.model, Objective())
+    for entity in (USER, ITEM):
+        assert torch.equal(again.variances[entity], posterior.variances[entity])
+        assert torch.equal(again.feature_variances[entity]["kind"], posterior.feature_variances[entity]["kind"])
+        assert torch.equal(again.own_variances[entity], posterior.own_variances[entity])
+
+
+@pytest.mark.parametrize("entity", [USER, ITEM])
+@torch.no_grad()
+def test_new_rows_with_features_are_where_another_sweep_leaves_them(entity):
+    trained = with_features()
+    new = ratings_of(4, 8) if entity == USER else mirrored(ratings_of(4, 6))
+    features = {"kind": features_of(torch.eye(3).double()[[2, 0, 1, 1]])}
+    folded = (fold_in_users, fold_in_items)[entity](trained, new, features=features)
+    # In the model with features, the new rows' own part is what their features do not add.
+    model = with_new_rows(trained.model, entity, 4, features, folded.mean_model().offset)
+    term, feature = model.terms(entity)
+    model.assign(term, folded.mean_model().augmented_factors()[entity] - model.entity_factors(entity))
+    solver = SOLVERS["vb"](model, new, Objective(), cg_steps=40)
+    tau = folded.precision_scales
+    solver.alpha, solver.gammas = trained.alpha, [torch.stack([scale, torch.ones_like(scale)]) for scale in tau]
+    solver.views = reweighted(ratings_views(model, new), tau)
+    numbers = {(t.entity, t.features is None): n for n, t in enumerate(solver.terms)}
+    u = trained.feature_variances[entity]["kind"]
+    own_variances = folded.variances[entity] - features["kind"].matmul_squared(u)
+    solver.term_variances[numbers[entity, False]], solver.term_variances[numbers[entity, True]] = u, own_variances
+    solver.variances = list(folded.variances)
+    solver.precision[numbers[entity, True]] = trained.precision[entity]
+    counts = (new.user_counts, new.item_counts)[entity][:, None]
+    rate = PRECISION_SCALE_SHAPE + 0.5 * trained.alpha * solver._expected_squares(entity) / tau[entity]
+    assert_close(tau[entity], (PRECISION_SCALE_SHAPE + 0.5 * counts) / rate)
+    before = model.weights(term)
+    solver._update_term(numbers[entity, True], None)
+    assert_close(model.weights(term), before, atol=1e-8, rtol=0)
+    assert_close(solver.term_variances[numbers[entity, True]], own_variances)
+    assert feature.features is not None
+
+
+@torch.no_grad()
+def test_a_new_row_without_ratings_has_the_variance_of_its_features_and_of_the_prior():
+    trained, features = with_features(), {"kind": features_of(torch.eye(3).double()[[2, 0, 1, 1]])}
+    nothing = ratings_of(4, 8).select(torch.zeros(len(ratings_of(4, 8)), dtype=torch.bool))
+    folded = fold_in_users(trained, nothing, features=features)
+    free = trained.model.free_columns()[USER]
+    prior = free / trained.precision[USER] + trained.feature_variances[USER]["kind"][[2, 0, 1, 1]]
+    assert_close(folded.variances[USER], prior)
+    weights = trained.model.weights(trained.model.terms(USER)[1])[[2, 0, 1, 1]]
+    assert_close(folded.mean_model().augmented_factors()[USER], weights + 1 - free)
+
+
+@torch.no_grad()
+def test_items_of_features_alone_have_the_variances_of_their_features():
+    ratings, kinds = ratings_of(6, 8), torch.eye(3).double()[KINDS[ITEM]]
+    model = MatrixFactorization.from_ratings(ratings, 2, item_features={"kind": features_of(kinds)}, item_ids=False)
+    solver = SOLVERS["vb"](model, ratings, Objective())
+    for _ in range(8):
+        solver.epoch()
+    posterior = solver.inference()
+    u = posterior.feature_variances[ITEM]["kind"]
+    assert_close(posterior.variances[ITEM], u[KINDS[ITEM]])
+    assert not bool(posterior.own_variances[ITEM].any())
+    new = mirrored(ratings_of(2, 6))
+    folded = fold_in_items(posterior, new, features={"kind": features_of(torch.eye(3).double()[[1, 0]])})
+    assert_close(folded.variances[ITEM], u[[1, 0]])

@@ -14,15 +14,19 @@ from types import UnionType
 from typing import Any, Literal, NamedTuple, Union
 
 import torch
+from session_examples import with_times
 from torch import Tensor
 
 from mfrec.data.ratings import Ratings
+from mfrec.data.sessions import Sessions
 from mfrec.experiments.config import ExperimentConfig, FitConfig
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.options import Options, Range
 from mfrec.solvers.base import Capability, Solver
 from mfrec.solvers.registry import SOLVERS
+
+SESSION_GAPS = (0, 5)
 
 
 class Case(NamedTuple):
@@ -38,6 +42,12 @@ class Case(NamedTuple):
 def make_model(ratings: Ratings, rank: int = 3, **options: Any) -> MatrixFactorization:
     """A model at the start of training, always the same for the same arguments."""
     return MatrixFactorization.from_ratings(ratings, rank, generator=torch.Generator().manual_seed(1), **options)
+
+
+def with_sessions(ratings: Ratings, name: str) -> tuple[Ratings, dict[str, Any]]:
+    """The ratings at some times, and the option of a model with their sessions if the solver supports them."""
+    timed = with_times(ratings)
+    return timed, {"sessions": Sessions(timed, SESSION_GAPS)} if name in supporting("sessions") else {}
 
 
 def make_solver(

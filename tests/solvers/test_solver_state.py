@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from solver_suite import Case, assert_same_state, make_model, make_solver, option_cases, supporting, train
+from solver_suite import (
+    Case,
+    assert_same_state,
+    make_model,
+    make_solver,
+    option_cases,
+    supporting,
+    train,
+    with_sessions,
+)
 
 from mfrec.data.ratings import Ratings
 from mfrec.model.factorization import MatrixFactorization
@@ -28,15 +37,17 @@ def saved(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def start(weighted_ratings, odd_features):
-    """Makes a model and a solver at the start of training, with features if the solver supports them.
+    """Makes a model and a solver at the start of training, with features and sessions if the solver supports them.
 
-    A plain model has no features, and single precision.
+    A plain model has none of them, and single precision.
     """
 
     def make(case: Case, seed: int = 2, plain: bool = False) -> tuple[MatrixFactorization, Any]:
-        features = odd_features.options() if case.solver in supporting("features") and not plain else {}
-        ratings = weighted_ratings.to(dtype=torch.float32) if plain else weighted_ratings
-        model, objective = make_model(ratings, **features), Objective(0.5, l2_scaling="sqrt")
+        options = odd_features.options() if case.solver in supporting("features") and not plain else {}
+        ratings, sessions = with_sessions(weighted_ratings, case.solver)
+        ratings = ratings.to(dtype=torch.float32) if plain else ratings
+        options |= {} if plain else sessions
+        model, objective = make_model(ratings, **options), Objective(0.5, l2_scaling="sqrt", session_l2=0.5)
         return model, make_solver(case.solver, model, ratings, objective, seed, **case.options)
 
     return make

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from conftest import features_of
+from session_examples import with_times
 from solver_suite import (
+    SESSION_GAPS,
     Case,
     assert_finite,
     default_epochs,
@@ -26,10 +28,12 @@ from solver_suite import (
     planted_ratings,
     supporting,
     train,
+    with_sessions,
 )
 
 from mfrec.data.features import implicit_features
 from mfrec.data.ratings import Ratings
+from mfrec.data.sessions import Sessions
 from mfrec.errors import InputError
 from mfrec.evaluation.baselines import biases_only
 from mfrec.evaluation.metrics import rmse
@@ -76,8 +80,9 @@ def test_the_cost_falls(name, l2_scaling, planted):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_an_epoch_returns_finite_numbers_and_leaves_a_finite_model(case, odd_ratings, odd_features):
     features = odd_features.options() if case.solver in supporting("features") else {}
-    model = make_model(odd_ratings, **features)
-    solver = make_solver(case.solver, model, odd_ratings, Objective(0.5), **case.options)
+    ratings, sessions = with_sessions(odd_ratings, case.solver)
+    model = make_model(ratings, **features, **sessions)
+    solver = make_solver(case.solver, model, ratings, Objective(0.5), **case.options)
     for _ in range(5):
         values = solver.epoch()
         assert all(isinstance(key, str) and math.isfinite(value) for key, value in values.items())
@@ -91,13 +96,14 @@ def results(weighted_ratings, odd_features) -> Callable[[Case], list[torch.Tenso
     @functools.cache
     def call(name: str, *options: tuple[str, Any]) -> list[torch.Tensor]:
         features = odd_features.options() if name in supporting("features") else {}
-        model = make_model(weighted_ratings, **features)
-        solver = make_solver(name, model, weighted_ratings, Objective(0.5), **dict(options))
+        ratings, sessions = with_sessions(weighted_ratings, name)
+        model = make_model(ratings, **features, **sessions)
+        solver = make_solver(name, model, ratings, Objective(0.5), **dict(options))
         # Enough for the burn-in of a sampler, and for more samples than it keeps.
         train(solver, 3 if SOLVERS[name].early_stopping else 40)
-        posterior, pairs = solver.inference(), (weighted_ratings.users, weighted_ratings.items)
+        posterior, pairs = solver.inference(), (ratings.users, ratings.items)
         std = [posterior.std(*pairs)] if posterior.has_std else []
-        return [*(p.detach() for p in model.parameters()), mean_predictions(solver, weighted_ratings), *std]
+        return [*(p.detach() for p in model.parameters()), mean_predictions(solver, ratings), *std]
 
     return lambda case: call(case.solver, *case.options.items())
 
@@ -137,10 +143,12 @@ def test_what_a_solver_inferred_is_a_known_kind_that_survives_saving(name, odd_r
 
 
 def model_and_objective(needs: frozenset[str], ratings: Ratings, entity: str = "user") -> tuple[Any, Objective]:
-    """A model and an objective that need these capabilities of a solver."""
+    """A model and an objective that need these capabilities of a solver; sessions need timestamps."""
     options: dict[str, Any] = {"nonnegative": True} if "non-negative" in needs else {}
     if "features" in needs:
         options[f"{entity}_features"] = {"implicit": implicit_features(ratings, f"{entity}s")}
+    if "sessions" in needs:
+        options["sessions"] = Sessions(ratings, SESSION_GAPS)
     loss = LOSSES["log-cosh"] if "losses" in needs else squared_error
     return make_model(ratings, **options), Objective(1.0, loss=loss)
 
@@ -149,27 +157,28 @@ def model_and_objective(needs: frozenset[str], ratings: Ratings, entity: str = "
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("entity", ENTITY_NAMES)
 def test_a_solver_supports_its_capabilities_and_refuses_the_others_by_name(name, capability, entity, odd_ratings):
-    model, objective = model_and_objective(frozenset({capability}), odd_ratings, entity)
-    before = model.predict_observed(odd_ratings)
+    ratings = with_times(odd_ratings)
+    model, objective = model_and_objective(frozenset({capability}), ratings, entity)
+    before = model.predict_observed(ratings)
     if capability in SOLVERS[name].supports:
-        train(make_solver(name, model, odd_ratings, objective), 2)
+        train(make_solver(name, model, ratings, objective), 2)
         assert_finite(model)
-        assert not torch.equal(model.predict_observed(odd_ratings), before)
+        assert not torch.equal(model.predict_observed(ratings), before)
     else:
         alternatives = ", ".join(supporting(capability))
         message = f"{name} does not support {CAPABILITIES[capability]}; use {alternatives}"
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            make_solver(name, model, odd_ratings, objective)
+            make_solver(name, model, ratings, objective)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_capabilities_and_options_go_together_or_are_refused_before_training(case, odd_ratings):
-    supports, combinations = SOLVERS[case.solver].supports, 0
+    supports, combinations, ratings = SOLVERS[case.solver].supports, 0, with_times(odd_ratings)
     for n in range(len(supports) + 1):
         for needs in itertools.combinations(sorted(supports), n):
-            model, objective = model_and_objective(frozenset(needs), odd_ratings)
+            model, objective = model_and_objective(frozenset(needs), ratings)
             try:
-                solver = make_solver(case.solver, model, odd_ratings, objective, **case.options)
+                solver = make_solver(case.solver, model, ratings, objective, **case.options)
             except InputError as error:
                 assert "does not support" in str(error)  # noqa: PT017
                 assert len(needs) > 1 or case.options
