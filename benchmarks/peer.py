@@ -21,7 +21,7 @@ Settings = Mapping[str, Any]
 
 
 class Split(NamedTuple):
-    """Training ratings and test pairs as index arrays, their sizes, and the rating range."""
+    """Training ratings and test pairs as index arrays, their sizes, the rating range, and seconds since 1970."""
 
     train_users: Indices
     train_items: Indices
@@ -32,6 +32,8 @@ class Split(NamedTuple):
     n_items: int
     rating_range: tuple[float, float]
     seed: int
+    train_times: Indices | None = None
+    test_times: Indices | None = None
 
     @classmethod
     def of(cls, training: Ratings, test: Ratings, rating_range: tuple[float, float], seed: int) -> Split:
@@ -46,6 +48,7 @@ class Split(NamedTuple):
             training.n_items,
             rating_range,
             seed,
+            *(None if ratings.timestamps is None else ratings.timestamps.numpy() for ratings in (training, test)),
         )
 
     def matrix(self, values: Values) -> Any:

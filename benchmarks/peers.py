@@ -26,11 +26,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from peer import THREADS, Indices, Peer, Point, Settings, Split, Values, from_the_start
-from scipy import sparse
+from myfm_peer import myfm_gibbs
+from peer import THREADS, Peer, Point, Settings, Split, Values, from_the_start
 from torch import Tensor, nn
-
-BURN_IN = 20  # sweeps of myFM to leave out
 
 
 def surprise_svd(split: Split, settings: Settings, epochs: int) -> tuple[Values, float]:
@@ -251,66 +249,6 @@ def embeddings(split: Split, settings: Settings, lengths: Sequence[int]) -> Iter
             with torch.no_grad():
                 predictions = model(test_users, test_items).numpy()
             yield Point(epoch, seconds, np.clip(predictions, *split.rating_range))
-
-
-def myfm_gibbs(split: Split, settings: Settings, lengths: Sequence[int]) -> Iterator[Point]:
-    """myFM: a Bayesian factorization machine of user and item by Gibbs sampling, one thread.
-
-    With `implicit`, the items of a user and the users of an item are features (SVD++ for both).  Predictions average
-    over all sweeps but the first 20.
-
-    Chosen on a validation set: 200 sweeps, the first 20 left out; large: rank 32 (validation RMSE 0.8341), implicit
-    100 sweeps (0.8249); small: rank 8 (0.8974, mean of three), implicit rank 16 (0.8859).
-    """
-    points: list[Point] = []
-    with contextlib.redirect_stderr(io.StringIO()):  # hides its progress bar, and a warning about pkg_resources
-        from myfm import MyFMRegressor, RelationBlock
-
-        implicit = settings.get("implicit", False)
-        seen = split.matrix(np.ones(len(split.train_users)))
-        users, items = _features(seen.tocsr(), implicit), _features(seen.T.tocsr(), implicit)
-
-        def blocks(user_indices: Indices, item_indices: Indices) -> list[Any]:
-            pairs = (user_indices, users), (item_indices, items)
-            return [RelationBlock(indices.astype(np.int64), features) for indices, features in pairs]
-
-        training, test = (
-            blocks(split.train_users, split.train_items),
-            blocks(split.test_users, split.test_items),
-        )
-        empty, total, predicting = sparse.csr_matrix((len(split.test_users), 0)), np.zeros(len(split.test_users)), 0.0
-
-        def after_sweep(sweep: int, model: Any, *_: Any) -> tuple[bool, None]:
-            nonlocal predicting
-            paused = time.perf_counter()
-            if sweep >= BURN_IN:
-                total[:] += model.predict_score(empty, test)
-            if sweep + 1 in lengths:
-                mean = total / (sweep + 1 - BURN_IN) if sweep >= BURN_IN else model.predict_score(empty, test)
-                points.append(Point(sweep + 1, paused - began - predicting, np.clip(mean, *split.rating_range)))
-            predicting += time.perf_counter() - paused
-            return False, None
-
-        sizes = [split.n_users, split.n_items]
-        model = MyFMRegressor(rank=settings["rank"], random_seed=split.seed)
-        began = time.perf_counter()
-        model.fit(
-            None,
-            split.train_values.astype(np.float64),
-            X_rel=training,
-            n_iter=max(lengths),
-            n_kept_samples=1,
-            group_shapes=[*sizes, *sizes[::-1]] if implicit else sizes,
-            callback=after_sweep,
-        )
-    yield from points
-
-
-def _features(seen: Any, implicit: bool) -> Any:
-    """One-hot indicators of the rows; with `implicit`, followed by the rows of `seen`, scaled to length one."""
-    indicators = sparse.identity(seen.shape[0], format="csr")
-    lengths = np.sqrt(np.maximum(np.diff(seen.indptr), 1))
-    return sparse.hstack([indicators, sparse.diags(1 / lengths) @ seen], format="csr") if implicit else indicators
 
 
 PEERS: dict[str, Peer] = {

@@ -67,13 +67,14 @@ def table(kind: type[Options]) -> str:
 
 
 def help_texts(kind: type[Options]) -> dict[str, str]:
-    """The string below each field, by the field's name."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(definition, ast.ClassDef)
+    """The string below each field of a class and of its bases, by the field's name."""
     texts = {}
-    for field, below in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(field.target, ast.Name):
-            texts[field.target.id] = " ".join(ast.literal_eval(below.value).split())
+    for base in kind.__mro__[: kind.__mro__.index(Options)]:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in zip(definition.body, definition.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(field.target, ast.Name):
+                texts[field.target.id] = " ".join(ast.literal_eval(below.value).split())
     return texts
 
 
