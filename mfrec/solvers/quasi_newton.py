@@ -79,12 +79,16 @@ class QuasiNewton(Solver):
             bounds=self._bounds(),
             # An epoch ends with its iterations: early stopping decides when to stop, not scipy's tolerances.
             tol=1e-14,
-            options={bound: self.options.iterations},
+            options={bound: self.options.iterations, **self._inner_steps()},
         )
         vector_to_parameters(torch.from_numpy(result.x).to(self.ratings.device), parameters)
         for original, double in zip(originals, parameters, strict=True):
             original.copy_(double)
         return {"evaluations": float(result.nfev)}
+
+    def _inner_steps(self) -> dict[str, int]:
+        """At most half of an epoch's evaluations on the direction of a TNC step, so that an epoch makes one step."""
+        return {"maxCGit": max(1, self.options.iterations // 2)} if self.options.method == "tnc" else {}
 
     def _bounds(self) -> scipy.optimize.Bounds | None:
         """0 for factors and none for biases, if the model is non-negative."""
