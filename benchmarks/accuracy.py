@@ -8,7 +8,7 @@ except for the options shown.  Other packages (`peers.py`; install them with the
 training set.  The row of a package that is not installed is left out.
 
 The table "ledger" measures the entries of `mfrec.experiments.ledger` whose data are in `shared`.  The table "half" uses
-the first 487,650 ratings of ML-1M, the ones whose timestamps are at hand.
+the first 487,650 ratings of ML-1M, the ones whose timestamps are available.
 
 All defaults were chosen on validation sets, taken from the training ratings.  No choice looked at a test set.  Run it
 alone on the machine: about an hour on two cores, most of it for the samplers.
@@ -116,7 +116,7 @@ def main(
 
 
 def ledger_table(shared: Path) -> None:
-    """The entries whose data are at hand, and "not run" for the others."""
+    """The entries whose data are available, and "not run" for the others."""
     print("\n| `mfrec reproduce …` | test sets | sees besides ratings | test RMSE | fit seconds |", flush=True)
     print("|---|---|---|---:|---:|")
     trained: dict[str, Predictions] = {}
@@ -136,7 +136,7 @@ def has_times(data: str) -> bool:
 
 
 def half_table(folder: Path, seeds: tuple[int, ...]) -> None:
-    """mfrec and myFM with the same rank and numbers of sweeps, on the ratings of ML-1M whose timestamps are at hand."""
+    """mfrec and myFM with the same rank and numbers of sweeps, on the ratings of ML-1M whose timestamps are available."""
     header("first 487,650 ratings of ML-1M, random 90/10, rank 32, 100 sweeps")
     whole, dataset = load_dataset(folder), load_dataset(folder / HALF)
     users, items = (
@@ -175,7 +175,7 @@ def likelihood_table(shared: Path) -> None:
             config = ExperimentConfig.create("gibbs", **data, rank=rank, likelihood=likelihood, run_dir=None)
             result = train(config)
             test, train_ratings = result.splits["test"], result.splits["train"]
-            report = evaluate_probabilities(result.posterior, test, rating_levels(train_ratings))
+            report = evaluate_probabilities(result.predictive, test, rating_levels(train_ratings))
             assert result.metrics is not None
             difference = max(abs(level.predicted - level.observed) for level in report.levels)
             rps = report.ranked_probability_score

@@ -1,11 +1,11 @@
 """Sessions: groups of a user's training ratings that were entered close in time.
 
 Ratings that a user enters at the same second (a page of a form) have correlated errors, and so have those within a
-minute.  For each gap in seconds, a user's training ratings in the order of time are cut into sessions wherever the next
-rating comes later than the gap.  A rating belongs to one session of every gap.
+minute.  For each gap in seconds, a user's training ratings are sorted by time.  A session ends wherever the next rating
+comes later than the gap.  A rating belongs to one session of every gap.
 
-A rating that was not in training belongs to the session of the user's nearest training rating in time, if that is
-within the gap, and else to none.  Held-out ratings make no sessions and join none.
+A rating that was not in training belongs to the session of the user's nearest training rating in time, of two equally
+near the earlier.  If that is not within the gap, it belongs to none.  Held-out ratings make no sessions and join none.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sessions:
         >>> sessions = Sessions(ratings, gaps=(0, 60))  # sessions 0 and 1 with gap 0, session 2 with gap 60
         >>> sessions.starts
         (0, 2, 3)
-        >>> sessions.at(torch.tensor([0, 0]), torch.tensor([150, 200])).tolist()  # −1 is no session
+        >>> sessions.at(torch.tensor([0, 0]), torch.tensor([150, 200])).tolist()  # −1 means none
         [[1, -1], [2, 2]]
     """
 

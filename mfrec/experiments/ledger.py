@@ -1,7 +1,7 @@
 """The ledger: the accuracy figures that mfrec publishes, each with everything that reproduces it.
 
 An entry names a data set, its splits, and one or several trainings.  The predictions of several trainings are averaged.
-`mfrec reproduce NAME` measures an entry, and `benchmarks/accuracy.py` measures them beside other packages.
+`mfrec reproduce NAME` measures an entry, and `benchmarks/accuracy.py` measures them next to other packages.
 
 All options are defaults, or were chosen on validation ratings taken from the training set.  No choice looked at a test
 set.
@@ -225,7 +225,7 @@ def _predictions(training: Training, dataset: Dataset, repeat: Options) -> Predi
     result = train(config, dataset)
     assert result.metrics is not None
     test = split_by_labels(dataset.ratings, result.split_labels)["test"]
-    predicted = result.posterior.mean_model().predict_observed(test, clip=True)
+    predicted = result.predictive.mean_model().predict_observed(test, clip=True)
     return Predictions(predicted, test.values, result.metrics["fit_seconds"])
 
 

@@ -45,7 +45,7 @@ class MatrixFactorization(nn.Module):
             without ids.
         item_ids: whether items have factors and a bias of their own; without it, items are represented by their
             features only.
-        sessions: the sessions of the training ratings, each of which gets a bias, initially 0.
+        sessions: the sessions of the training ratings; each gets a bias, initially 0.
         nonnegative: whether factors and feature weights, but not biases, are kept at 0 or above.
         init: how factors start, a name in `INITS`; biases start at 0.
         generator: the source of the initial factors, on the CPU, so that all devices start alike; by default seeded

@@ -1,6 +1,7 @@
 """The posterior protocol: one class for each kind of inference, all used alike.
 
     mean_model()            the model that predicts the posterior mean of every rating
+    predicting_by(model)    the same posterior with another mean model, see `mfrec.posteriors.predictive`
     has_std, std(...)       standard deviations of ratings, if the kind has them
     level_probabilities()   probabilities of the possible ratings, if it has standard deviations
     sample(...)             a model drawn from the posterior
@@ -14,8 +15,10 @@ A new kind is a subclass in a file of its own and a row in `mfrec.posteriors.reg
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mfrec.errors import InputError
@@ -53,6 +56,15 @@ class Posterior(ABC):
     @abstractmethod
     def mean_model(self) -> MatrixFactorization:
         """A model that predicts the posterior mean of every rating."""
+
+    def predicting_by(self, model: MatrixFactorization) -> Posterior:
+        """This posterior with another mean model, around which are the probabilities of levels.
+
+        Standard deviations of expected ratings, samples and new rows stay as they are.
+        """
+        posterior = copy.copy(self)
+        posterior.mean_model = partial(_unchanged, model)  # type: ignore[method-assign]
+        return posterior
 
     @property
     def has_std(self) -> bool:
@@ -145,6 +157,10 @@ class Posterior(ABC):
     @abstractmethod
     def from_state(cls, state: Mapping[str, Any], model: MatrixFactorization, objective: Objective) -> Posterior:
         """The posterior that returned this `state_dict()`, around its model and the objective of the training."""
+
+
+def _unchanged(model: MatrixFactorization) -> MatrixFactorization:
+    return model
 
 
 def without_features(

@@ -174,6 +174,8 @@ class Chain:
         self.alpha, device = state["alpha"], self.ratings.device
         self.precision_scales = [tensor.to(device) for tensor in state["precision_scales"]]
         self.priors = [(precision.to(device), mean.to(device)) for precision, mean in state["priors"]]
+        if not self.options.homoscedastic:
+            self.views = reweighted(self.views, self.precision_scales)
         if self.sessions is not None:
             self.sessions.load_state_dict(state["sessions"])
             self._retarget()

@@ -41,6 +41,7 @@ def test_evaluate_repeats_the_metrics_of_training(trained_run: Path, cli: Cli) -
         ("gibbs", ("--burn-in", 2)),
         ("sgd", ("--loss", "log-cosh")),
         ("vb", ()),
+        ("vb", ("--split", "per-user-time", "--recent-bias", 3)),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(map(str, value)),
 )

@@ -166,6 +166,7 @@ def test_every_solver_lowers_the_cost(solver: str, tiny: Path, cli: Cli, tmp_pat
         ("gibbs", "--sessions", "--session-freedom", 6, "--chains", 2, "--burn-in", 0),
         ("--split", "per-user"),
         ("--split", "time"),
+        ("--split", "per-user-time", "--recent-bias", 5),
         ("--split", "leave-last-out"),
         ("--split", "cold-items"),
         ("--split", "fold-2-of-3"),
@@ -356,7 +357,7 @@ def test_a_missing_gpu_is_refused(command: str, cli: Cli, tiny: Path, trained_ru
     assert_refused(cli(*arguments, "--device", "cuda"), "--device cuda is not available; use cpu")
 
 
-@pytest.mark.parametrize("split", ["time", "leave-last-out"])
+@pytest.mark.parametrize("split", ["time", "per-user-time", "leave-last-out"])
 def test_a_split_by_time_needs_timestamps(split: str, cli: Cli, tiny: Path, tmp_path: Path) -> None:
     rows = [tuple(line.split(",")[:3]) for line in (tiny / "ratings.csv").read_text().splitlines()]
     data = write_csv(tmp_path / "timeless.csv", rows)

@@ -247,7 +247,7 @@ def test_an_unknown_split_is_refused_with_the_splits_there_are() -> None:
     dataset = Dataset.from_frame(FRAME, official_splits={"ua": np.array([True, False, False])})
     assert int(dataset.test_mask("ua", 0.9, generator()).sum()) == 1
     assert int(dataset.test_mask("random", 0.33, generator()).sum()) == 1
-    message = "no official split 'u1'; choose from ua, random, per-user, time, leave-last-out"
+    message = "no official split 'u1'; choose from ua, random, per-user, per-user-time, time, leave-last-out"
     assert_refused(message, "u1", 0.1, generator(), call=dataset.test_mask)
     message = "unknown split 'randm'; did you mean 'random'?"
     assert_refused(message, "randm", 0.1, generator(), call=dataset.test_mask)

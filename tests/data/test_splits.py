@@ -14,7 +14,9 @@ from mfrec.data.splits import (
     SPLITS,
     k_folds,
     leave_last_out,
+    newer_ratings,
     per_user_split,
+    per_user_time_split,
     random_split,
     split_by_labels,
     time_split,
@@ -40,8 +42,9 @@ def test_split_sizes_are_exact(ratings: Ratings, fraction: float) -> None:
     share = round(len(ratings) * fraction)
     assert int(random_split(ratings, fraction, generator()).sum()) == share
     assert int(time_split(ratings, fraction, generator()).sum()) == share
-    _, held = ratings.split(per_user_split(ratings, fraction, generator()))
-    assert torch.equal(held.user_counts, (ratings.user_counts * fraction).round().to(torch.int64))
+    for split in (per_user_split, per_user_time_split):
+        _, held = ratings.split(split(ratings, fraction, generator()))
+        assert torch.equal(held.user_counts, (ratings.user_counts * fraction).round().to(torch.int64))
 
 
 @given(some_ratings())
@@ -62,6 +65,25 @@ def test_time_split_holds_the_newest_ratings(ratings: Ratings, fraction: float) 
         assert held.timestamps is not None
         assert kept.timestamps is not None
         assert int(held.timestamps.min()) >= int(kept.timestamps.max())
+
+
+@given(some_ratings(), st.floats(0, 0.99))
+def test_per_user_time_split_holds_the_newest_ratings_of_each_user(ratings: Ratings, fraction: float) -> None:
+    kept, held = ratings.split(per_user_time_split(ratings, fraction, generator()))
+    assert kept.timestamps is not None
+    assert held.timestamps is not None
+    for user in set(kept.users.tolist()) & set(held.users.tolist()):
+        assert int(held.timestamps[held.users == user].min()) >= int(kept.timestamps[kept.users == user].max())
+
+
+@given(some_ratings())
+def test_newer_ratings_are_counted_for_each_user_and_equal_times_by_their_order(ratings: Ratings) -> None:
+    assert ratings.timestamps is not None
+    newer = newer_ratings(ratings, ratings.timestamps).tolist()
+    keys = [(time, n) for n, time in enumerate(ratings.timestamps.tolist())]
+    for n, user in enumerate(ratings.users.tolist()):
+        of_user = [keys[m] for m in range(len(ratings)) if int(ratings.users[m]) == user]
+        assert newer[n] == sum(key > keys[n] for key in of_user)
 
 
 @given(some_ratings(), st.integers(2, 4))
@@ -89,7 +111,7 @@ def test_a_different_seed_gives_a_different_split(name: str) -> None:
     assert not torch.equal(SPLITS[name](dense, 0.5, generator(0)), SPLITS[name](dense, 0.5, generator(1)))
 
 
-@pytest.mark.parametrize("name", ["time", "leave-last-out"])
+@pytest.mark.parametrize("name", ["time", "per-user-time", "leave-last-out"])
 def test_splits_by_time_need_timestamps(name: str) -> None:
     message = "this split needs timestamps, which these ratings lack; use random or per-user"
     with pytest.raises(InputError, match=message):

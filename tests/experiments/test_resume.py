@@ -48,7 +48,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("als", {"nonnegative": True}),
     ("quasi-newton", {"nonnegative": True, "item_features": "year"}),
     ("gibbs", {"burn_in": 2, "samples": 2}),
-    *((solver, {"sessions": True, "session_gaps": (0, 30)}) for solver in SOLVERS if "sessions" in SOLVERS[solver].supports),
+    *(
+        (name, {"sessions": True, "session_gaps": (0, 30)})
+        for name, spec in SOLVERS.items()
+        if "sessions" in spec.supports
+    ),
     ("gibbs", {"sessions": True, "chains": 2, "burn_in": 1}),
 ]
 
@@ -80,17 +84,17 @@ def test_resume_matches_uninterrupted_run(solver: str, options: dict[str, Any], 
 @pytest.mark.parametrize("solver", ["sgd", "als", "vb", "gibbs"])
 def test_a_loaded_run_with_sessions_predicts_what_it_had_learned(solver: str, tiny: Path, tmp_path: Path) -> None:
     burn_in = {"burn_in": 1} if solver == "gibbs" else {}
-    result = train(small_config(tiny, tmp_path, solver, name="run", sessions=True, **burn_in))
+    result = train(small_config(tiny, tmp_path, solver, name="run", sessions=True, session_gaps=(0, 20), **burn_in))
     loaded, posterior, test = load_run(tmp_path / "run"), result.posterior, result.splits["test"]
     expected = posterior.mean_model().predict_observed(test)
     assert torch.equal(loaded.model.predict_observed(test), expected)
     effect = result.solver.model.sessions.effect(test)
     assert 0 < int((effect != 0).sum()) < len(test)
     if posterior.has_std:
-        timed = test.users, test.items
-        assert torch.equal(
-            loaded.posterior.std(*timed, timestamps=test.timestamps), posterior.std(*timed, timestamps=test.timestamps)
+        std, saved = (
+            each.std(test.users, test.items, timestamps=test.timestamps) for each in (posterior, loaded.posterior)
         )
+        assert torch.equal(saved, std)
 
 
 def test_the_embedded_data_resume_to_the_same_bits(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_with_sessions_shares_add_up_to_the_prediction_without_its_session_biase
     assert not torch.allclose(shares, explain(posterior, timeless, items, generator=seeded(1)))
 
 
-@pytest.mark.parametrize("kind", EXAMPLES)
+@pytest.mark.parametrize("kind", [kind for kind in EXAMPLES if kind != "ordinal samples"])
 @torch.no_grad()
 def test_a_rating_as_expected_has_a_share_of_zero(kind):
     # If the items' biases do not differ between draws, all draws expect the same.
@@ -150,6 +150,13 @@ def test_with_implicit_features_a_rating_as_expected_still_counts_as_rated():
     weights = model.weights(model.terms(USER)[1])[single.items.long()]
     rated = model.augmented_factors()[ITEM][items] @ weights.T / len(single) ** 0.5
     assert_close(explain(a_point_estimate(model), as_expected, items, features=features), rated)
+
+
+def test_an_ordinal_likelihood_is_not_explained():
+    posterior = EXAMPLES["ordinal samples"](a_model())
+    assert not posterior.explainable
+    with pytest.raises(InputError, match="cannot explain an ordinal likelihood; train with the Gaussian one"):
+        explain(posterior, ratings_of(1, 8), torch.tensor([0]))
 
 
 def test_only_one_user_of_a_model_with_any_sign_is_explained():

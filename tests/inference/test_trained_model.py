@@ -191,7 +191,7 @@ def test_without_ratings_items_are_ranked_by_their_damped_means(solver, trained_
     assert trained.recommend(trained.dataset.user_ids[0], 3).attrs["ranked by"] == "predicted rating"
 
 
-def test_unknown_ids_are_rows_without_ratings_and_are_counted(trained_by, caplog):
+def test_unknown_users_are_average_and_unknown_items_rows_without_ratings_and_both_are_counted(trained_by, caplog):
     trained = trained_by("als")
     known_user, known_item = trained.dataset.user_ids[0], trained.dataset.item_ids[0]
     pairs = pd.DataFrame({
@@ -200,16 +200,16 @@ def test_unknown_ids_are_rows_without_ratings_and_are_counted(trained_by, caplog
     with caplog.at_level(logging.WARNING):
         frame = trained.predict_frame(pairs)
     model = trained.model
-    mu, b_user, b_item = (
-        float(t.detach().flatten()[0]) for t in (model.offset, model.user_bias.weight, model.item_bias.weight)
-    )
+    mu, b_user = (float(t.detach().flatten()[0]) for t in (model.offset, model.user_bias.weight))
     zero = torch.tensor([0])
     trained_pair = float(model.predict(zero, zero, clip=True)[0])
-    assert frame["prediction"].tolist() == pytest.approx([trained_pair, mu + b_item, mu + b_user, mu], abs=1e-5)
+    users = (trained.train.user_counts > 0).nonzero()[:, 0]
+    average = float(model.predict(users, torch.zeros_like(users)).mean())
+    assert frame["prediction"].tolist() == pytest.approx([trained_pair, average, mu + b_user, mu], abs=1e-5)
     assert frame[["note", "user", "item"]].equals(pairs)
     assert "1 user id (888) is not among the model's 40 users" in caplog.text
     assert "1 item id (999) is not among the model's 30 items" in caplog.text
-    assert "predicted 1 by the item's bias, 1 by the user's bias, 1 by the mean rating" in caplog.text
+    assert "predicted 1 by the average user, 1 by the user's bias, 1 by the mean rating" in caplog.text
     with pytest.raises(InputError, match=r"1 user id \(888\) is not .* remove their 3 pairs, or predict them"):
         trained.predict_frame(pairs, unknown="error")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from session_examples import with_times
@@ -24,9 +26,7 @@ def ratings(weighted_ratings: Ratings) -> Ratings:
     return with_times(weighted_ratings)
 
 
-def make_model(
-    ratings: Ratings, gaps: tuple[int, ...] = GAPS, offset: str = "item", **options
-) -> MatrixFactorization:
+def make_model(ratings: Ratings, gaps: tuple[int, ...] = GAPS, offset: str = "item", **options) -> MatrixFactorization:
     """A model with sessions whose parameters are all drawn."""
     generator = torch.Generator().manual_seed(1)
     sessions = Sessions(ratings, gaps)
@@ -149,7 +149,7 @@ def test_minimizing_sessions_never_raises_the_cost_and_ends_at_the_minimum(ratin
     for _ in range(400):
         objective.minimize_sessions(model, ratings)
         costs.append(float(objective.cost(model, ratings)))
-    assert all(after <= before * (1 + 1e-14) for before, after in zip(costs, costs[1:], strict=False))
+    assert all(after <= before * (1 + 1e-14) for before, after in itertools.pairwise(costs))
     gradient = objective.gradients(model, ratings)[SESSION_BIAS]
     assert_close(gradient, torch.zeros_like(gradient), atol=1e-8, rtol=0)
 

@@ -304,6 +304,19 @@ def test_the_chain_and_the_prior_have_the_same_joint_distribution(has_sessions, 
 # Chains.
 
 
+@torch.no_grad()
+def test_after_a_sweep_the_targets_are_less_the_new_session_biases(ratings):
+    ratings = timed(ratings)
+    chain = make_chain(ratings)
+    for _ in range(2):
+        before = chain.views[USER].targets
+        chain.sweep()
+        expected = ratings.values - chain.model.sessions.effect(ratings)
+        assert not torch.equal(expected, before)
+        assert torch.equal(chain.views[USER].targets, expected)
+        assert torch.equal(chain.views[ITEM].targets, expected[ratings.pattern.transpose_order])
+
+
 def timed(ratings: Ratings) -> Ratings:
     """The ratings with times."""
     r, seconds = ratings, torch.arange(len(ratings)) ** 2 // 8

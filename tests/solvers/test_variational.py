@@ -22,6 +22,7 @@ from mfrec.model import normal_sums
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
+from mfrec.model.ridge import retargeted
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
 from mfrec.solvers.registry import SOLVERS
 from mfrec.solvers.variational import VariationalBayes
@@ -219,6 +220,43 @@ def test_the_bound_never_falls(ratings, biases, cg_steps, rank):
     bounds = [solver.epoch()["bound"] for _ in range(60)]
     assert all(after >= before - 1e-9 * abs(before) for before, after in pairwise(bounds))
     assert bounds[-1] > bounds[0] + 10
+
+
+@torch.no_grad()
+def test_centring_raises_the_bound_to_its_maximum_over_the_offset_and_changes_no_error(ratings, features):
+    solver = make_solver(ratings, model_options=features)
+    counts = (ratings.user_counts, ratings.item_counts)
+    train(solver, 7)
+    predictions = solver.model.predict_observed(ratings)
+
+    def bound_after(entity: int, move: float) -> float:
+        """L after the rated rows' biases have gained this much, and the offset has lost it."""
+        solver.model.entities[entity].bias.weight[counts[entity] > 0] += move
+        solver.model.offset = solver.model.offset - move
+        solver.views = retargeted(solver.views, solver.model.targets(ratings))
+        return solver.bound()
+
+    before = [bound_after(USER, 0.3), bound_after(ITEM, -0.2)][-1]
+    solver._centre_biases()
+    best = solver.bound()
+    assert best > before
+    assert best == pytest.approx(naive_bound(solver), rel=1e-10)
+    torch.testing.assert_close(solver.model.predict_observed(ratings), predictions)
+    for entity in (USER, ITEM):
+        bias = solver.model.entities[entity].bias.weight
+        assert float(bias[counts[entity] > 0].mean()) == pytest.approx(0, abs=1e-12)
+        assert not bool(bias[counts[entity] == 0].any())
+        for move in (-0.1, 0.1):
+            assert bound_after(entity, move) < best
+            assert bound_after(entity, -move) == pytest.approx(best, rel=1e-12)
+
+
+@pytest.mark.parametrize("offset", ["none", "item"])
+def test_biases_are_not_centred_without_one_offset_for_all(ratings, offset):
+    solver = make_solver(ratings, model_options={"offset": offset})
+    before = solver.model.targets(ratings)
+    train(solver, 7)
+    assert torch.equal(solver.model.targets(ratings), before)
 
 
 def test_the_learned_noise_is_the_planted_noise(ratings):
