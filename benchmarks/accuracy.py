@@ -136,7 +136,7 @@ def has_times(data: str) -> bool:
 
 
 def half_table(folder: Path, seeds: tuple[int, ...]) -> None:
-    """mfrec and myFM with the same rank and numbers of sweeps, on the ratings of ML-1M whose timestamps are available."""
+    """mfrec and myFM with the same rank and sweeps, on the ratings of ML-1M whose timestamps are available."""
     header("first 487,650 ratings of ML-1M, random 90/10, rank 32, 100 sweeps")
     whole, dataset = load_dataset(folder), load_dataset(folder / HALF)
     users, items = (

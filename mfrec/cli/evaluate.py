@@ -73,8 +73,9 @@ class Evaluate(Options):
         device = choose_device(self.device)
         trained = load_run(self.run, device)
         splits = split_by_labels(trained.dataset.ratings.to(device), trained.split_labels)
-        measured = evaluate_splits(trained.model, trained.objective, splits)
-        measured = with_coverage(measured, splits, trained.posterior)
+        mean = trained.posterior.mean_model()
+        measured = evaluate_splits(mean, trained.objective, splits, trained.model)
+        measured = with_coverage(measured, splits, trained.predictive)
         held_out = "test" if "test" in splits else "valid"
         if (self.by or self.ranking is not None or self.probabilities) and held_out not in splits:
             raise InputError(f"{self.run} has no held-out ratings to measure on; train with --test-fraction above 0")
@@ -170,7 +171,7 @@ def probabilities_of(trained: TrainedModel, held_out: Ratings) -> tuple[Probabil
 
     require_probabilities(trained)
     levels = rating_levels(trained.train)
-    report = evaluate_probabilities(trained.posterior, held_out, levels)
+    report = evaluate_probabilities(trained.predictive, held_out, levels)
     if levels is None:
         return report, None
     shares = level_shares(trained.train, levels).expand(len(held_out), -1)

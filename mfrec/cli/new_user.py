@@ -32,7 +32,7 @@ def folded(
     """
     table: pd.DataFrame | dict[Id, float] = dict(_rating(text) for text in rate)
     if ratings is not None:
-        times = () if trained.posterior.model.sessions is None else ("timestamp",)
+        times = ("timestamp",) if trained.reads_timestamps else ()
         table = read_table(ratings, ("item", "rating"), ("user", *times))
         if about and "user" in table:
             raise InputError(f"--about describes a single new user, but {ratings} has a column user; give one of them")

@@ -83,7 +83,7 @@ def print_training(result: TrainingResult) -> None:
     dataset, splits, progress, run = result.dataset, result.splits, result.progress, result.run
     assert run is not None
     assert result.metrics is not None
-    posterior, seconds = result.posterior, result.metrics["fit_seconds"]
+    posterior, seconds = result.predictive, result.metrics["fit_seconds"]
     model = posterior.mean_model()
     best = f", best after {progress.best_epoch}" if progress.best_model else ""
     print(f"{result.config.solver} on {dataset.name}: {progress.epoch} epochs{best}, {seconds:.1f} s")

@@ -58,6 +58,17 @@ def per_user_split(ratings: Ratings, fraction: float, generator: torch.Generator
     return _last_of_each_user(ratings, shuffled, (ratings.pattern.counts.cpu() * fraction).round())
 
 
+def per_user_time_split(ratings: Ratings, fraction: float, generator: torch.Generator) -> Tensor:
+    """Mask of the newest round(fraction · n) of each user's n ratings; ties are broken at random.
+
+    Raises:
+        InputError: the ratings have no timestamps, or the fraction is not in [0, 1).
+    """
+    _share(0, fraction)
+    position = _positions_in_time(ratings, generator)
+    return _last_of_each_user(ratings, position, (ratings.pattern.counts.cpu() * fraction).round())
+
+
 def time_split(ratings: Ratings, fraction: float, generator: torch.Generator) -> Tensor:
     """Mask of the newest round(fraction · n_ratings) ratings; ties are broken at random.
 
@@ -79,11 +90,7 @@ def leave_last_out(ratings: Ratings, fraction: float, generator: torch.Generator
     Raises:
         InputError: the ratings have no timestamps.
     """
-    lot = torch.randperm(len(ratings), generator=generator)
-    position = torch.empty(len(ratings), dtype=torch.float64)
-    position[lot[torch.argsort(_timestamps(ratings)[lot], stable=True)]] = torch.arange(
-        len(ratings), dtype=torch.float64
-    )
+    position = _positions_in_time(ratings, generator)
     return _last_of_each_user(ratings, position, (ratings.pattern.counts.cpu() > 1).double())
 
 
@@ -115,6 +122,7 @@ def k_folds(ratings: Ratings, k: int, generator: torch.Generator) -> Tensor:
 SPLITS: dict[str, Callable[[Ratings, float, torch.Generator], Tensor]] = {
     "random": random_split,
     "per-user": per_user_split,
+    "per-user-time": per_user_time_split,
     "time": time_split,
     "leave-last-out": leave_last_out,
     "cold-items": cold_items,
@@ -133,13 +141,29 @@ def _timestamps(ratings: Ratings) -> Tensor:
     return ratings.timestamps.cpu()
 
 
+def _positions_in_time(ratings: Ratings, generator: torch.Generator) -> Tensor:
+    """(n_ratings,) the position of each rating in the order of time, from 0; ties are broken at random."""
+    lot = torch.randperm(len(ratings), generator=generator)
+    position = torch.empty_like(lot)
+    position[lot[torch.argsort(_timestamps(ratings)[lot], stable=True)]] = torch.arange(len(ratings))
+    return position
+
+
 def _last_of_each_user(ratings: Ratings, key: Tensor, n_held: Tensor) -> Tensor:
     """Mask of the n_held[j] ratings with the largest keys of each user j."""
+    return newer_ratings(ratings, key) < n_held.index_select(0, ratings.users.cpu())
+
+
+def newer_ratings(ratings: Ratings, key: Tensor) -> Tensor:
+    """(n_ratings,) how many ratings of the same user have a larger key, on the CPU; of equal keys, the last is largest.
+
+    Args:
+        key: (n_ratings,) numbers to compare, such as timestamps.
+    """
     users = ratings.users.cpu()
-    by_key = torch.argsort(key)
+    by_key = torch.argsort(key.cpu(), stable=True)
     order = by_key.index_select(0, stable_order(users.index_select(0, by_key), ratings.n_users))
     # The order is by user, as the ratings are: its place n belongs to the user of rating n.
-    from_the_end = ratings.pattern.crow.cpu()[1:].index_select(0, users) - torch.arange(len(order))
-    held = torch.zeros(len(ratings), dtype=torch.bool)
-    held[order] = from_the_end <= n_held.index_select(0, users)
-    return held
+    newer = torch.empty(len(order), dtype=torch.long)
+    newer[order] = ratings.pattern.crow.cpu()[1:].index_select(0, users) - 1 - torch.arange(len(order))
+    return newer

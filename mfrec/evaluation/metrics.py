@@ -87,11 +87,22 @@ def evaluate(model: MatrixFactorization, ratings: Ratings, objective: Objective)
 
 
 def evaluate_splits(
-    model: MatrixFactorization, objective: Objective, splits: Mapping[str, Ratings]
+    model: MatrixFactorization,
+    objective: Objective,
+    splits: Mapping[str, Ratings],
+    predictive: MatrixFactorization | None = None,
 ) -> dict[str, dict[str, float]]:
-    """`evaluate` for each split by name; only the cost of the split "train" includes the penalty."""
+    """`evaluate` for each split by name; only the cost of the split "train" includes the penalty.
+
+    Args:
+        predictive: the model that predicts the other splits, see `mfrec.posteriors.predictive`; by default `model`.
+    """
     held_out = Objective(loss=objective.loss)
-    return {name: evaluate(model, split, objective if name == "train" else held_out) for name, split in splits.items()}
+    predictive = model if predictive is None else predictive
+    return {
+        name: evaluate(model, split, objective) if name == "train" else evaluate(predictive, split, held_out)
+        for name, split in splits.items()
+    }
 
 
 @torch.no_grad()

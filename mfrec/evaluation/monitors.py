@@ -115,17 +115,24 @@ def monitor(name: str) -> Monitor:
 
 
 def evaluate_monitored(
-    model: MatrixFactorization, objective: Objective, splits: Mapping[str, Ratings], train: Ratings, monitored: Monitor
+    model: MatrixFactorization,
+    objective: Objective,
+    splits: Mapping[str, Ratings],
+    train: Ratings,
+    monitored: Monitor,
+    predictive: MatrixFactorization | None = None,
 ) -> dict[str, dict[str, float]]:
     """`evaluate_splits`, with the monitored metric of the split "valid" if there is one.
 
     Args:
         train: the training ratings, see `Monitor.value`.
+        predictive: the model that predicts held-out ratings, by default `model`.
 
     Raises:
         InputError: the monitored metric cannot be computed.
     """
-    measured = evaluate_splits(model, objective, splits)
+    predictive = model if predictive is None else predictive
+    measured = evaluate_splits(model, objective, splits, predictive)
     if "valid" in measured and monitored.name not in measured["valid"]:
-        measured["valid"][monitored.name] = monitored.value(model, train, splits["valid"], measured["valid"])
+        measured["valid"][monitored.name] = monitored.value(predictive, train, splits["valid"], measured["valid"])
     return measured

@@ -77,6 +77,8 @@ def build_solver(config: ExperimentConfig, dataset: Dataset, train: Ratings) -> 
         InputError: the features, the model or the solver refuse an option.
     """
     objective, options = build_objective(config), config.model
+    if options.recent_bias and train.timestamps is None:
+        raise OptionError("recent_bias", "needs timestamps, which these ratings lack; leave it out")
     generator = torch.Generator().manual_seed(config.fit.seed)
     user_features, item_features = _features(config, dataset, train)
     model = MatrixFactorization.from_ratings(
@@ -165,6 +167,7 @@ def build_trained_model(
         options.user_features,
         options.item_features,
         options.damping,
+        options.recent_bias,
     )
 
 

@@ -34,7 +34,7 @@ class DataConfig(Options):
     duplicates: Literal["last", "first", "mean", "error"] = "last"
     """Which rating counts if a user rated an item more than once."""
     split: str = "random"
-    """random, per-user, time, leave-last-out, cold-items, fold-1-of-5, or an official split such as u1."""
+    """random, per-user, per-user-time, time, leave-last-out, cold-items, fold-1-of-5, or an official one such as u1."""
     test_fraction: Fraction = 0.1
     """Fraction of the ratings to hold out for the test; official splits have their own."""
     valid_fraction: Fraction | None = None
@@ -69,6 +69,9 @@ class ModelConfig(Options):
     """Add a bias to the ratings that a user enters close in time (needs timestamps)."""
     session_gaps: tuple[CountOrZero, ...] = (0, 30, 1800)
     """Seconds without a rating that end a session; each number makes sessions of its own."""
+    recent_bias: CountOrZero = 0
+    """Shift each user's predictions by the mean error of the latest ratings, with this half-life in ratings; 0 turns it
+    off (needs timestamps)."""
     nonnegative: bool = False
     """Keep all factors at 0 or above."""
     init: Literal["scaled-normal", "small-normal", "uniform"] = "scaled-normal"
@@ -223,6 +226,12 @@ class ExperimentConfig:
             for name in ("split", "test_fraction"):
                 if getattr(data, name) != getattr(DataConfig(), name):
                     raise OptionError(name, "cannot be used with test_data, which is the split; leave one of them out")
+        if self.model.recent_bias and not self.model.biases:
+            raise OptionError("recent_bias", "needs a model with biases; turn biases on, or leave it out")
+        if self.model.recent_bias and vars(self.options).get("likelihood") == "ordinal":
+            raise OptionError(
+                "recent_bias", "needs a likelihood of ratings; make it gaussian, or leave recent_bias out"
+            )
         if fit.refit and not SOLVERS[self.solver].early_stopping:
             raise OptionError("refit", f"cannot be used with {self.solver}, which runs all its epochs; leave it out")
 

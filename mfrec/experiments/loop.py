@@ -15,6 +15,7 @@ from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError, OptionError
 from mfrec.evaluation.monitors import Monitor, evaluate_monitored, monitor
 from mfrec.experiments.loggers import Logger
+from mfrec.posteriors.predictive import predictive_model
 from mfrec.solvers.base import Solver
 
 # Training has diverged if its cost exceeds both EXPLODED times the lowest cost so far, and
@@ -92,6 +93,7 @@ def fit(
     save: Callable[[dict[str, Any]], object] | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] = never,
+    recent_bias: int = 0,
 ) -> Progress:
     """Run the solver for `epochs`, or until the validation metric has not improved for `patience` epochs.
 
@@ -112,6 +114,7 @@ def fit(
         save: takes a checkpoint (see `checkpoint`); called at the start, every few seconds, and at the end.
         progress: the progress of an earlier fit, whose model and solver were restored with it.
         stop: asked before every epoch; True ends the fit there, ready to be resumed.
+        recent_bias: see `mfrec.posteriors.predictive`, by which the validation set is predicted.
 
     Raises:
         Diverged: the cost is not finite, or exploded; the last checkpoint remains as it is.
@@ -120,7 +123,7 @@ def fit(
     if log_every < 1:
         raise OptionError("log_every", f"must be at least 1 (got {log_every})")
     progress = Progress() if progress is None else progress
-    loop = _Loop(solver, validation, epochs, monitor, log_every, loggers, on_epoch, save, progress)
+    loop = _Loop(solver, validation, epochs, monitor, log_every, loggers, on_epoch, save, progress, recent_bias)
     if progress.epoch == 0:
         solver.plan(epochs)
         loop.evaluate_epoch({})
@@ -171,7 +174,9 @@ class _Loop:
         on_epoch: Callable[[Epoch], object] | None,
         save: Callable[[dict[str, Any]], object] | None,
         progress: Progress,
+        recent_bias: int,
     ) -> None:
+        self.recent_bias = recent_bias
         self.solver, self.epochs, self.progress = solver, epochs, progress
         self.monitor: Monitor = monitor(monitored)
         self.loggers, self.on_epoch, self.save = loggers, on_epoch, save
@@ -238,9 +243,12 @@ class _Loop:
     def _evaluate(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
         if not names:
             return {}
-        model = self.solver.inference().mean_model()
-        splits = {name: self.splits[name] for name in names}
-        return evaluate_monitored(model, self.solver.objective, splits, self.splits["train"], self.monitor)
+        posterior, train = self.solver.inference(), self.splits["train"]
+        model = posterior.mean_model()
+        splits, predictive = {name: self.splits[name] for name in names}, model
+        if splits.keys() != {"train"}:
+            predictive = predictive_model(posterior, train, self.recent_bias, mean_model=model)
+        return evaluate_monitored(model, self.solver.objective, splits, train, self.monitor, predictive)
 
     def _note_if_best(self, value: float) -> None:
         best = self.progress.best_value

@@ -26,6 +26,7 @@ from mfrec.experiments.loop import Epoch, Progress, fit, never, out_of_patience
 from mfrec.experiments.resuming import MAY_CHANGE, require_work, with_changes
 from mfrec.experiments.run import Run
 from mfrec.experiments.run_log import log_results, log_settings
+from mfrec.posteriors.predictive import predictive_model
 
 # What opens loggers, given the run folder, and the epoch that a resumed run starts from or None.
 OpenLoggers = Callable[[Path, int | None], Sequence[Logger]]
@@ -169,6 +170,7 @@ class Session:
                 save=None if self.run is None else self._save,
                 progress=self.progress,
                 stop=lambda: stop() or end_early(),
+                recent_bias=self.config.model.recent_bias,
             )
         return self.progress.epoch >= epochs or out_of_patience(self.progress, options.patience) or end_early()
 
@@ -190,9 +192,10 @@ class Session:
         """The metrics of splits, with the monitored one for the validation set."""
         splits = {name: self.splits[name] for name in names}
         posterior, monitored = self.solver.inference(), monitor(self.config.fit.monitor)
-        model = posterior.mean_model()
-        measured = evaluate_monitored(model, self.solver.objective, splits, self.splits["train"], monitored)
-        return with_coverage(measured, splits, posterior)
+        model, train = posterior.mean_model(), self.splits["train"]
+        predictive = predictive_model(posterior, train, self.config.model.recent_bias, mean_model=model)
+        measured = evaluate_monitored(model, self.solver.objective, splits, train, monitored, predictive)
+        return with_coverage(measured, splits, posterior.predicting_by(predictive))
 
     def finish(self, loggers: Sequence[Logger]) -> dict[str, Any]:
         """Evaluate the trained model, write its metrics, and log them."""
@@ -221,8 +224,10 @@ class Session:
         if self.run is not None:
             self.run.write_metrics(metrics)
         epoch = progress.epoch if first_fit is None else first_fit["epoch"]
-        options = self.config.hyperparameters()
-        log_results(loggers, options, self.dataset, self.solver.inference(), self.splits, measured, epoch)
+        options, posterior = self.config.hyperparameters(), self.solver.inference()
+        predictive = predictive_model(posterior, self.splits["train"], self.config.model.recent_bias)
+        posterior = posterior.predicting_by(predictive)
+        log_results(loggers, options, self.dataset, posterior, self.splits, measured, epoch)
         return metrics
 
 

@@ -23,6 +23,7 @@ from mfrec.experiments.session import OpenLoggers, Session
 from mfrec.inference.trained_model import TrainedModel
 from mfrec.plugins import import_plugins
 from mfrec.posteriors.base import Posterior
+from mfrec.posteriors.predictive import predictive_model
 from mfrec.solvers.base import Solver
 
 VALID_FRACTION, EMBEDDED_VALID_FRACTION = 0.05, 1 / 9
@@ -61,6 +62,13 @@ class TrainingResult:
     def posterior(self) -> Posterior:
         """What the solver inferred."""
         return self.solver.inference()
+
+    @property
+    def predictive(self) -> Posterior:
+        """The posterior with the model that predicts held-out ratings as its mean; see `predictive_model`."""
+        posterior = self.posterior
+        model = predictive_model(posterior, self.splits["train"], self.config.model.recent_bias)
+        return posterior.predicting_by(model)
 
     def trained_model(self) -> TrainedModel:
         """The trained model, which answers by ids."""

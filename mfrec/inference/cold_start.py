@@ -13,7 +13,9 @@ from mfrec.data.side_information import SIDE_INFORMATION_BLOCK, entity_features
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.offsets import centring_offset
+from mfrec.model.ordinal import OrdinalFactorization
 from mfrec.posteriors.base import Posterior
+from mfrec.posteriors.predictive import with_user_rows
 
 if TYPE_CHECKING:
     from mfrec.inference.trained_model import TrainedModel
@@ -28,6 +30,22 @@ def unknown_row(trained: TrainedModel, entity: int) -> Posterior:
     sizes = (1, trained.model.n_items) if entity == USER else (trained.model.n_users, 1)
     no_index = torch.zeros(0, dtype=torch.long)
     return trained.fold_in_rows(entity, Ratings(no_index, no_index, torch.zeros(0), *sizes), pd.DataFrame(index=[0]))
+
+
+def average_user(trained: TrainedModel) -> Posterior:
+    """One user without ratings and features, predicted as the mean of the users with training ratings, and all items.
+
+    Raises:
+        InputError: the posterior has no samples yet.
+    """
+    posterior = unknown_row(trained, USER)
+    # The average is that of the trained users, not of folded-in ones; the items are the same.
+    model = (trained.origin if trained.folded == USER else trained).posterior.mean_model()
+    with torch.no_grad():
+        average = model.entity_factors(USER)[trained.origin.train.user_counts > 0].mean(0, keepdim=True)
+    folded = posterior.mean_model()
+    scales = folded.user_scales if isinstance(folded, OrdinalFactorization) else None
+    return posterior.predicting_by(with_user_rows(model, average, scales))
 
 
 def users_with_evidence(trained: TrainedModel) -> Tensor:

@@ -72,7 +72,7 @@ def recommend(
         trained.model,
         index,
         n,
-        posterior=trained.posterior,
+        posterior=trained.predictive,
         candidates=candidates,
         rank_by=ranking_scores(trained, index, explore, generator),
     )

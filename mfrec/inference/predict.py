@@ -1,7 +1,8 @@
 """Predictions for frames of ids, including ids that were not in training.
 
-An unknown id is a row without ratings, folded in: the prediction is left to the partner's bias and the prior.  If
-neither id of a pair is known, the prediction is the mean rating.
+An unknown user is predicted as the average user, see `mfrec.posteriors.predictive`.  An unknown item is a row without
+ratings, folded in: the prediction is left to the user's bias and the prior.  If neither id of a pair is known, the
+prediction is the mean rating.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor
 from mfrec.data.frames import checked_timestamps, require_columns
 from mfrec.data.ids import indices_of
 from mfrec.errors import InputError, OptionError
-from mfrec.inference.cold_start import unknown_row
-from mfrec.model.entity import ENTITY_NAMES, ITEM, USER
+from mfrec.inference.cold_start import average_user, unknown_row
+from mfrec.model.entity import ENTITY_NAMES, ITEM
 from mfrec.posteriors.levels import MAX_LEVELS, level_names, level_shares, rating_levels
 
 if TYPE_CHECKING:
@@ -115,10 +116,13 @@ def _predictions(
         pairs = ((users >= 0) == is_user) & ((items >= 0) == is_item)
         if not bool(pairs.any()):
             continue
-        model, posterior = trained.model, trained.posterior
-        if not (is_user and is_item):
-            posterior = unknown_row(trained, ITEM if is_user else USER)
-            model = posterior.mean_model()
+        posterior = trained.predictive
+        if not is_item:
+            posterior = unknown_row(trained, ITEM)
+            posterior = posterior.predicting_by(trained.predicting(posterior))
+        elif not is_user:
+            posterior = average_user(trained)
+        model = posterior.mean_model()
         indices = users[pairs].clamp_min(0), items[pairs].clamp_min(0)
         # An unknown user has no sessions.
         times = timestamps[pairs] if timestamps is not None and is_user else None
@@ -154,7 +158,7 @@ def _report_unknown(
         n_pairs = int(((users < 0) | (items < 0)).sum())
         raise InputError(f"{report}; remove their {n_pairs:,} pairs, or predict them with unknown 'mean'")
     cases = {
-        "item's bias": (users < 0) & (items >= 0),
+        "average user": (users < 0) & (items >= 0),
         "user's bias": (users >= 0) & (items < 0),
         "mean rating": (users < 0) & (items < 0),
     }

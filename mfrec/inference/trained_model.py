@@ -28,6 +28,7 @@ from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.model.offsets import centring_offset
 from mfrec.posteriors.base import Posterior
+from mfrec.posteriors.predictive import has_side_features, recent_biases, with_predictive_users
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class TrainedModel:
         split_labels: (n_ratings,) TRAIN, VALID or TEST for each rating of the dataset.
         implicit, user_features, item_features: the features it was trained with, as `dataset_features` takes them.
         damping: the number of ratings at the global mean that items' means are damped by.
+        recent_bias: the half-life in ratings of users' recent biases, see `mfrec.posteriors.predictive`; 0 for none.
         source: the model as it was trained, if rows were folded into it.
         folded: USER or ITEM, which rows were folded in, if any.
     """
@@ -55,6 +57,7 @@ class TrainedModel:
     user_features: str = ""
     item_features: str = ""
     damping: float = 5.0
+    recent_bias: int = 0
     source: TrainedModel | None = None
     folded: int | None = None
 
@@ -63,8 +66,33 @@ class TrainedModel:
 
     @cached_property
     def model(self) -> MatrixFactorization:
-        """The model that predicts: the posterior's mean."""
-        return self.posterior.mean_model()
+        """The model that predicts: the posterior's mean, changed for some users by `mfrec.posteriors.predictive`."""
+        return self.predicting(self.posterior)
+
+    @cached_property
+    def predictive(self) -> Posterior:
+        """The posterior with `model` as its mean."""
+        return self.posterior.predicting_by(self.model)
+
+    def predicting(self, posterior: Posterior) -> MatrixFactorization:
+        """The model that predicts ratings by this model's users, given a posterior of them and any items."""
+        model = posterior.mean_model()
+        if self.folded == USER:
+            rated = torch.ones(model.n_users, dtype=torch.bool)
+            return with_predictive_users(model, rated, ~rated, self.recent_biases)
+        origin = self.origin
+        described = has_side_features(origin.posterior.model)
+        return with_predictive_users(model, origin.train.user_counts > 0, described, origin.recent_biases)
+
+    @cached_property
+    def recent_biases(self) -> Tensor | None:
+        """(n_users,) the shift of each user's predictions by the errors of the latest ratings, in stars, or None.
+
+        Folded-in users without timestamps have none.
+        """
+        if not self.recent_bias or (self.folded == USER and self.train.timestamps is None):
+            return None
+        return recent_biases(self.posterior.mean_model(), self.train, self.recent_bias)
 
     @property
     def origin(self) -> TrainedModel:
@@ -119,8 +147,8 @@ class TrainedModel:
         """The trained items with new users, given their ratings: a trained model that answers the same questions.
 
         Args:
-            ratings, users, user, item, rating: as for `mfrec.data.new_rows.new_users`.  A model with session biases
-                reads a column "timestamp" too, if there is one.
+            ratings, users, user, item, rating: as for `mfrec.data.new_rows.new_users`.  A model with session
+                biases or recent biases reads a column "timestamp" too, if there is one.
             generator: the source of samples, on the CPU.
 
         Raises:
@@ -154,8 +182,13 @@ class TrainedModel:
 
     @property
     def _timestamp_column(self) -> str | None:
-        """The column of the times of new ratings, which only session biases need."""
-        return None if self.origin.posterior.model.sessions is None else "timestamp"
+        """The column of the times of new ratings, if the model uses them."""
+        return "timestamp" if self.reads_timestamps else None
+
+    @property
+    def reads_timestamps(self) -> bool:
+        """Whether the times of new ratings matter: for session biases and recent biases."""
+        return self.origin.posterior.model.sessions is not None or self.recent_bias > 0
 
     def _folded_into(self, entity: int, dataset: Dataset, generator: torch.Generator | None) -> TrainedModel:
         frame = (dataset.users, dataset.items)[entity]

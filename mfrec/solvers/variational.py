@@ -21,6 +21,13 @@ Each update below maximizes L in some variables while all others are fixed, so t
     s_jc = 1 / (λ_c + α Σ_i ω (x_ic² + v_ic)), which is 1/α over the diagonal of that regression's Hessian
     λ_c = n / Σ_j (θ_jc² + s_jc),    A_j = c + n_j/2,    B_j = c + ½ α Σ_i t_i w E[e²],    α = n / Σ ω E[e²]
 
+The biases b of rows with ratings may lose a constant c that the offset μ gains: no error changes.  L then depends on c
+through −½ λ_b Σ_j (b_j − c)² alone, which is largest at the mean of the b_j:
+
+    Σ_j (b_j − c)² = Σ_j b_j² − n c²  ≤  Σ_j b_j²    at c = Σ_j b_j / n,    for users and for items
+
+Rows without ratings keep the bias 0, their optimum: the mean of the others.  (An offset for each item stays as it is.)
+
 With features, a row is the sum of its own θ_j and F_j W.  The weights W_fc ~ N(0, 1/λ″_c) are approximated by
 N(W̃_fc, u_fc).  Independent summands add their means and their variances.  E[e²] is the formula above with those of
 the sum, θ_j + F_j W̃ and s_j + (F ∘ F)_j u.  L gains, for each block of n″ features,
@@ -125,6 +132,7 @@ class VariationalBayes(Solver):
             self._update_terms(entity)
         if self.sessions is not None:
             self._update_sessions(self.sessions)
+        self._centre_biases()
         squares = self._rating_squares()
         if self.epochs >= FIXED_SWEEPS:
             self._learn(squares)
@@ -156,6 +164,18 @@ class VariationalBayes(Solver):
         view = self.views[USER]
         errors = view.targets - sddmm(view.pattern, *self.model.augmented_factors())
         sessions.update(self.ratings, errors, view.weighted(torch.ones_like(errors)), self.alpha)
+        self.views = retargeted(self.views, self.model.targets(self.ratings))
+
+    def _centre_biases(self) -> None:
+        """Move the means of the rated users' and items' own biases to the offset, if there is one for all."""
+        if self.model.offset is None or self.model.offset.ndim or not self.model.biases:
+            return
+        for entity, counts in ((USER, self.ratings.user_counts), (ITEM, self.ratings.item_counts)):
+            bias = self.model.entities[entity].bias
+            if bias is not None:
+                mean = bias.weight[counts > 0].mean()
+                bias.weight[counts > 0] -= mean
+                self.model.offset = self.model.offset + mean
         self.views = retargeted(self.views, self.model.targets(self.ratings))
 
     def _row_variances(self, entity: int) -> Tensor:
@@ -244,5 +264,5 @@ class VariationalBayes(Solver):
         self.gammas = [tensor.to(device) for tensor in state["gammas"]]
         if self.model.sessions is not None:
             self.sessions = SessionField.from_state(self.model.sessions, state["sessions"])
-            self.views = retargeted(self.views, self.model.targets(self.ratings))
+        self.views = retargeted(self.views, self.model.targets(self.ratings))
         self.views = reweighted(self.views, self._precision_scales())
