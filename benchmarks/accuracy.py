@@ -165,14 +165,14 @@ def likelihood_table(shared: Path) -> None:
     tasks: dict[str, Options] = {
         "ML-100K, u1": {"data": str(shared / "ml-100k"), "split": "u1", **ALL_FEATURES},
         "ml-latest-small (half stars)": {**IMPLICIT, **ITEM_FEATURES},
-        "ML-1M": {"data": str(shared / "ml-1m"), **ALL_FEATURES},
+        "ML-1M, without features": {"data": str(shared / "ml-1m")},
     }
     for title, data in tasks.items():
         print(f"\nprobabilities of levels, {title}\n")
         print("| likelihood | test RMSE | log-likelihood | RPS | largest difference of a level's share |")
         print("|---|---:|---:|---:|---:|", flush=True)
-        for likelihood, rank in (("gaussian", 32), ("gaussian", 16), ("ordinal", 16)):
-            config = ExperimentConfig.create("gibbs", **data, rank=rank, likelihood=likelihood, run_dir=None)
+        for likelihood in ("gaussian", "ordinal"):
+            config = ExperimentConfig.create("gibbs", **data, rank=16, likelihood=likelihood, run_dir=None)
             result = train(config)
             test, train_ratings = result.splits["test"], result.splits["train"]
             report = evaluate_probabilities(result.predictive, test, rating_levels(train_ratings))
@@ -180,7 +180,7 @@ def likelihood_table(shared: Path) -> None:
             difference = max(abs(level.predicted - level.observed) for level in report.levels)
             rps = report.ranked_probability_score
             figures = f"{result.metrics['test']['rmse']:.4f} | {report.log_likelihood:.4f} | {rps:.4f}"
-            print(f"| {likelihood}, rank {rank} | {figures} | {100 * difference:.1f} points |", flush=True)
+            print(f"| {likelihood}, rank 16 | {figures} | {100 * difference:.1f} points |", flush=True)
 
 
 def header(title: str) -> None:

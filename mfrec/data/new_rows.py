@@ -132,5 +132,5 @@ def _new_dataset(
         kept, values, seconds = distinct_pairs(users, items, shape, values, seconds, "last")
         users, items = users[kept], items[kept]
     row_users, row_items, stars = (torch.from_numpy(array) for array in (users, items, values.astype(np.float32)))
-    new = Ratings(row_users, row_items, stars, *shape, None if seconds is None else torch.from_numpy(seconds))
+    new = Ratings(row_users, row_items, stars, *shape, None if seconds is None else torch.tensor(seconds))
     return Dataset(dataset.name, new, *ids, *tables, dataset.rating_range)
