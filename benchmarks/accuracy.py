@@ -38,7 +38,7 @@ from mfrec.evaluation.baselines import biases_only
 from mfrec.evaluation.metrics import rmse
 from mfrec.evaluation.probabilities import evaluate_probabilities
 from mfrec.experiments.config import EMBEDDED_DATA, ExperimentConfig
-from mfrec.experiments.ledger import LEDGER, TASKS, TIMES, Predictions, Training, reproduce, task_dataset
+from mfrec.experiments.ledger import LEDGER, TASKS, TIMES, Entry, Predictions, Training, reproduce, task_dataset
 from mfrec.experiments.training import train
 from mfrec.posteriors.levels import rating_levels
 
@@ -148,16 +148,24 @@ def half_table(folder: Path, seeds: tuple[int, ...]) -> None:
     )
     dataset = dataclasses.replace(dataset, users=users, items=items)
     sweeps: Options = {"rank": 32, "epochs": 100, "burn_in": 20}
-    for options in (ALL_FEATURES, {**ALL_FEATURES, "sessions": True}, {**IMPLICIT, "sessions": True}):
-        row("gibbs", {**sweeps, **options}, [{"seed": seed} for seed in seeds], dataset)
+    blind = Training("gibbs", {**sweeps, **ALL_FEATURES})
+    timed = Training("gibbs", {**blind.options, "sessions": True})
+    probit = Training("gibbs", {**timed.options, "likelihood": "ordinal"})
+    trained: dict[str, Predictions] = {}
+    for trainings in ((blind,), (timed,), (probit,), (timed, probit)):
+        entry, repeats = Entry("ml-1m", trainings), [{"seed": seed} for seed in seeds]
+        measured = reproduce(entry, dataset, repeats=repeats, trained=trained)
+        names = " and ".join(f"`{training.command()}`" for training in trainings)
+        errors, seconds = spread([m.rmse for m in measured], 4), spread([m.seconds for m in measured], 1)
+        print(f"| {names} | {errors} | 100 | {seconds} |", flush=True)
     for ordinal in (False, True):
         points = [
             tested(dataset, "random", seed, functools.partial(timesvd_flipped, rank=32, sweeps=100, ordinal=ordinal))
             for seed in seeds
         ]
         name = f"myFM, timeSVD++ flipped, {'ordered probit' if ordinal else 'regression'}"
-        errors, seconds = zip(*points, strict=True)
-        print(f"| {name} | {spread(errors, 4)} | 100 | {spread(seconds, 1)} |", flush=True)
+        rmses, times = zip(*points, strict=True)
+        print(f"| {name} | {spread(rmses, 4)} | 100 | {spread(times, 1)} |", flush=True)
 
 
 def likelihood_table(shared: Path) -> None:
