@@ -88,8 +88,8 @@ def print_training(result: TrainingResult) -> None:
     best = f", best after {progress.best_epoch}" if progress.best_model else ""
     print(f"{result.config.solver} on {dataset.name}: {progress.epoch} epochs{best}, {seconds:.1f} s")
     if diagnostics := result.metrics.get("diagnostics"):
-        n, chains = diagnostics["effective_samples"], diagnostics["r_hat"]
-        print(f"convergence: R-hat {chains:.2f} (largest), effective samples {n:.0f} (smallest)")
+        r_hat, n = diagnostics["r_hat"], diagnostics["effective_samples"]
+        print(f"convergence: R-hat {r_hat:.2f} (largest), effective samples {n:.0f} (smallest)")
     measured = against_baselines(result)
     if measured:
         report.print_metrics("test split", measured)

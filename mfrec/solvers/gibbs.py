@@ -37,9 +37,11 @@ different starts explore more of the posterior.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
@@ -85,8 +87,13 @@ class Gibbs(Solver):
         arguments = self.model, options.samples, options.homoscedastic, options.freedom()
         if not isinstance(chain, OrdinalChain):
             return PosteriorSamples(*arguments)
-        latents, pairs = chain.latents, random_pairs(self.ratings)
-        return OrdinalSamples(*arguments, levels=latents.levels, cutpoints=latents.cutpoints, pairs=pairs)
+        latents = chain.latents
+        return OrdinalSamples(*arguments, levels=latents.levels, cutpoints=latents.cutpoints, pairs=self._pairs)
+
+    @cached_property
+    def _pairs(self) -> Tensor:
+        """(2, n) users and items whose scores are followed over the draws."""
+        return random_pairs(self.ratings)
 
     def inference(self) -> PosteriorSamples:
         return self.samples
@@ -99,8 +106,8 @@ class Gibbs(Solver):
         if self.epochs > self.options.burn_in:
             for chain in self.chains:
                 self._keep(chain)
-            pairs = random_pairs(self.ratings)[:, :TRACED]
-            self.traces.draws.append(torch.stack([chain.traced(*pairs) for chain in self.chains]).cpu())
+            traced = [chain.traced(*self._pairs[:, :TRACED]) for chain in self.chains]
+            self.traces.draws.append(torch.stack(traced).cpu())
         elif isinstance(self.samples, OrdinalSamples) and isinstance(self.chains[0], OrdinalChain):
             self.samples.set_state(self.chains[0].latents.cutpoints, self.chains[0].precision_scales)
         return {"noise_std": self.chains[0].alpha ** -0.5}
