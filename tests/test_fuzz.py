@@ -178,7 +178,14 @@ def test_any_value_of_an_option_that_asks_ends_with_status_0_or_2(
 
 # Files of a run.
 
-RUN_FILES = ("config.json", "dataset.pt", "checkpoint.pt", "metrics.json")
+DATASET_FILES = ("prepared.json", "crow.npy", "items.npy", "values.npy", "item_users.npy", "user_ids.npy")
+RUN_FILES = (
+    "config.json",
+    *(f"dataset/{name}" for name in DATASET_FILES),
+    "split_labels.pt",
+    "checkpoint.pt",
+    "metrics.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +235,7 @@ def test_a_damaged_run_ends_every_verb_with_status_2_and_one_line(small_run: Pat
     chance = random.Random(1 if SEED is None else int(SEED))
     questions = (("evaluate",), ("recommend", "--user", 1), ("similar", "--item", 1), ("train", "--resume"))
     for n in range(150):
-        path = small_run / RUN_FILES[n % 3]
+        path = small_run / RUN_FILES[n % (len(RUN_FILES) - 1)]
         content = path.read_bytes()
         path.write_bytes(damage(content, chance))
         verb, *options = questions[n % len(questions)]

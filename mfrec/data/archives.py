@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from zipfile import ZipFile
 
 from mfrec.errors import InputError
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a source.
+
+    Attributes:
+        size: its bytes, unpacked.
+        blocks: reads it in blocks of at most a number of bytes; -1 reads it at once.
+        path: where it is; None in a zip.
+    """
+
+    size: int
+    blocks: Callable[[int], Iterator[bytes]]
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -19,11 +34,11 @@ class Source:
 
     Attributes:
         path: the folder, zip or file.
-        members: the name of each file, and a function that reads its bytes.
+        members: the files by name.
     """
 
     path: Path
-    members: Mapping[str, Callable[[], bytes]]
+    members: Mapping[str, Member]
 
     @property
     def only_file(self) -> str | None:
@@ -40,7 +55,11 @@ class Source:
         Raises:
             InputError: it cannot be read or unpacked.
         """
-        return self.members[name]()
+        return b"".join(self.members[name].blocks(-1))
+
+    def begins_with(self, name: str, data: bytes) -> bool:
+        """Whether a member begins with these bytes."""
+        return next(self.members[name].blocks(len(data)), b"") == data
 
     def where(self, name: str) -> str:
         """A member's path for messages."""
@@ -54,23 +73,28 @@ def source_at(path: Path) -> Source:
         InputError: the path does not exist, or is a damaged zip or one with members outside its folder.
     """
     if path.is_dir():
-        return Source(path, {file.name: partial(_read, file) for file in sorted(path.iterdir()) if file.is_file()})
+        return Source(path, {file.name: _file(file) for file in sorted(path.iterdir()) if file.is_file()})
     if not path.exists():
         raise InputError(f"there is no file, folder or zip at {path}; check the path")
-    if _read(path, 4) in (b"PK\x03\x04", b"PK\x05\x06"):
+    if next(_file_blocks(path, 4), b"") in (b"PK\x03\x04", b"PK\x05\x06"):
         return Source(path, _zip_members(path))
-    return Source(path, {path.name: partial(_read, path)})
+    return Source(path, {path.name: _file(path)})
 
 
-def _read(path: Path, size: int = -1) -> bytes:
+def _file(path: Path) -> Member:
+    return Member(path.stat().st_size, partial(_file_blocks, path), path)
+
+
+def _file_blocks(path: Path, size: int) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            return file.read(size)
+            while block := file.read(size):
+                yield block
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
 
 
-def _zip_members(path: Path) -> dict[str, Callable[[], bytes]]:
+def _zip_members(path: Path) -> dict[str, Member]:
     """Members by name, without the top folder if all members share one, as in GroupLens's zips."""
     try:
         with ZipFile(path) as archive:
@@ -81,18 +105,19 @@ def _zip_members(path: Path) -> dict[str, Callable[[], bytes]]:
         member = PureWindowsPath(info.filename)  # understands / and \ and drive letters
         if ".." in member.parts or member.anchor:
             raise InputError(f"{path} has a member {info.filename!r} outside its own folder; make the zip without it")
-    names = [info.filename for info in infos if not info.is_dir()]
+    sizes = {info.filename: info.file_size for info in infos if not info.is_dir()}
     # macOS adds files that are not data.
-    names = [name for name in names if not name.startswith("__MACOSX/") and not name.split("/")[-1].startswith(".")]
+    names = [name for name in sizes if not name.startswith("__MACOSX/") and not name.split("/")[-1].startswith(".")]
     tops = {name[: name.find("/") + 1] for name in names}
     top = tops.pop() if len(tops) == 1 else ""
-    return {name.removeprefix(top): partial(_unpack, path, name) for name in names}
+    return {name.removeprefix(top): Member(sizes[name], partial(_unpacked_blocks, path, name)) for name in names}
 
 
-def _unpack(path: Path, name: str) -> bytes:
+def _unpacked_blocks(path: Path, name: str, size: int) -> Iterator[bytes]:
     try:
-        with ZipFile(path) as archive:
-            return archive.read(name)
+        with ZipFile(path) as archive, archive.open(name) as file:
+            while block := file.read(size):
+                yield block
     except Exception as error:  # as above, and RuntimeError if the zip needs a password
         raise InputError(
             f"{name} in {path} cannot be unpacked ({_reason(error)}); download or make the zip again"

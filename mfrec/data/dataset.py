@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +14,32 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mfrec.data.frames import checked_ratings, checked_timestamps, distinct_pairs, require_columns
-from mfrec.data.ids import Id, id_index, index_ids
+from mfrec.data.frames import (
+    checked_ratings,
+    checked_timestamps,
+    distinct_pairs,
+    report_duplicates,
+    require_columns,
+    require_duplicates,
+)
+from mfrec.data.ids import Id, index_ids
 from mfrec.data.lookup import Lookup
-from mfrec.data.named_splits import check_disjoint, named_test_mask, with_validation
+from mfrec.data.named_splits import SharedPairs, named_test_mask, with_validation
 from mfrec.data.ratings import Ratings, checked_weights
 from mfrec.data.raw_tables import RatingRange
 from mfrec.data.splits import TEST, TRAIN, VALID
-from mfrec.data.tables import item_table, plain_columns, table_from_plain, user_table
+from mfrec.data.tables import item_table, user_table
 from mfrec.errors import InputError
 from mfrec.sparse import CSRPattern, SparseMatrix
 
 Duplicates = Literal["last", "first", "mean", "error"]
+
+
+class PreparedFolder(NamedTuple):
+    """The folder that a data set was opened from, and the hash of its content; see `mfrec.data.prepared`."""
+
+    path: Path
+    content_hash: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +57,7 @@ class Dataset:
         rating_range: lowest and highest possible rating, as declared, else as found in the ratings.
         official_splits: test masks over the ratings, (n_ratings,) bool, by name.
         split_labels: (n_ratings,) uint8 TRAIN, VALID or TEST if the data come with a split of their own, else None.
+        prepared: the folder of the ratings, ids and tables; None if they are in memory only, or changed.
     """
 
     name: str
@@ -53,6 +69,8 @@ class Dataset:
     rating_range: RatingRange
     official_splits: dict[str, Tensor] = field(default_factory=dict)
     split_labels: Tensor | None = None
+    # Not an argument, so that `dataclasses.replace` leaves it out: a changed dataset has no folder.
+    prepared: PreparedFolder | None = field(default=None, init=False)
 
     @classmethod
     def from_frame(
@@ -104,6 +122,7 @@ class Dataset:
         if timestamp is None and "timestamp" in df.columns:
             timestamp = "timestamp"
         optional = [column for column in (timestamp, weight) if column is not None]
+        require_duplicates(duplicates)
         require_columns("ratings", df, ids=(), others=(user, item, rating, *optional))
         values = checked_ratings(df[rating], rating_range)
         row_users, user_ids = index_ids(df[user], "user")
@@ -111,10 +130,13 @@ class Dataset:
         timestamps = None if timestamp is None else checked_timestamps(df[timestamp])
         if split_labels is not None:
             pairs = row_users.astype(np.int64) * len(item_ids) + row_items
-            check_disjoint(pairs, split_labels, lambda pair: _pair_name(user_ids, item_ids, pair))
+            splits = SharedPairs()
+            splits.add(pairs, split_labels)
+            splits.check(lambda pair: pair_name(user_ids, item_ids, pair))
 
         shape = len(user_ids), len(item_ids)
-        kept, values, timestamps = distinct_pairs(row_users, row_items, shape, values, timestamps, duplicates)
+        kept, values, timestamps, surplus = distinct_pairs(row_users, row_items, shape, values, timestamps, duplicates)
+        report_duplicates(surplus, len(df), duplicates)
         pattern = CSRPattern.from_sorted(torch.from_numpy(row_users[kept]), torch.from_numpy(row_items[kept]), shape)
         matrix = SparseMatrix(pattern, torch.from_numpy(values.astype(np.float32)))
         weights = None if weight is None else torch.tensor(checked_ratings(df[weight], None, "weight")[kept])
@@ -142,6 +164,12 @@ class Dataset:
             official_splits={name: held_out[mask] for name, held_out in self.official_splits.items()},
             split_labels=None if self.split_labels is None else self.split_labels[mask],
         )
+
+    def with_split_labels(self, labels: Tensor | None) -> Dataset:
+        """The dataset with another split of its own, (n_ratings,) TRAIN, VALID or TEST, or without one."""
+        dataset = replace(self, split_labels=labels)
+        object.__setattr__(dataset, "prepared", self.prepared)
+        return dataset
 
     def test_mask(self, split: str, fraction: float, generator: torch.Generator) -> Tensor:
         """(n_ratings,) bool, True for a test rating.
@@ -215,37 +243,7 @@ class Dataset:
     def _item_lookup(self) -> Lookup:
         return Lookup("item", self.name, self.item_ids, self.items.get("title", ()))
 
-    def state_dict(self) -> dict[str, Any]:
-        """All but the official splits, as tensors, lists, strings, numbers and None, for `weights_only=True`."""
-        return {
-            "name": self.name,
-            "users": self.ratings.users,
-            "items": self.ratings.items,
-            "values": self.ratings.values,
-            "timestamps": self.ratings.timestamps,
-            "weights": self.ratings.weights,
-            "user_ids": self.user_ids.tolist(),
-            "item_ids": self.item_ids.tolist(),
-            "user_columns": plain_columns(self.users),
-            "item_columns": plain_columns(self.items),
-            "rating_range": list(self.rating_range),
-            "split_labels": self.split_labels,
-        }
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Dataset:
-        """The inverse of `state_dict`."""
-        user_ids, item_ids = id_index(state["user_ids"]), id_index(state["item_ids"])
-        sizes = len(user_ids), len(item_ids)
-        ratings = Ratings(
-            state["users"], state["items"], state["values"], *sizes, state["timestamps"], state["weights"]
-        )
-        users = table_from_plain(state["user_columns"], sizes[0])
-        items = table_from_plain(state["item_columns"], sizes[1])
-        low, high = state["rating_range"]
-        labels = state["split_labels"]
-        return cls(state["name"], ratings, user_ids, item_ids, users, items, (low, high), split_labels=labels)
-
-
-def _pair_name(user_ids: pd.Index, item_ids: pd.Index, pair: int) -> str:
+def pair_name(user_ids: pd.Index, item_ids: pd.Index, pair: int) -> str:
+    """The ids of a pair, user index · n_items + item index, for messages."""
     return f"user {user_ids[pair // len(item_ids)]}, item {item_ids[pair % len(item_ids)]}"

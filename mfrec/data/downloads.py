@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from mfrec.errors import InputError
+from mfrec.errors import InputError, unknown
 
 EMBEDDED = "ml-latest-small"
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
@@ -44,6 +44,23 @@ DATASETS: dict[str, Download | None] = {
 }
 
 
+def path_of(data: str | Path, cache: str | Path | None = None, base_url: str | None = None) -> Path:
+    """The path of a named data set, embedded or downloaded, or the path itself; see `loading.load_dataset`.
+
+    Raises:
+        InputError: there is no such data set or path, or a download fails.
+    """
+    path, name = Path(data), str(data)
+    if path.exists():
+        return path
+    if isinstance(data, Path) or path.name != name or path.suffix:
+        names = ", ".join(DATASETS)
+        raise InputError(f"there is no file, folder or zip at {data}; check the path, or name one of {names}")
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    return local_file(name, cache, base_url)
+
+
 def local_file(name: str, cache: str | Path | None = None, base_url: str | None = None) -> Path:
     """The file of a named data set: the embedded one or the one in the cache, downloaded if it is not there intact.
 
@@ -62,7 +79,7 @@ def local_file(name: str, cache: str | Path | None = None, base_url: str | None 
 
     file = download.url.rsplit("/", 1)[-1]
     url = download.url if base_url is None else f"{base_url.rstrip('/')}/{file}"
-    folder = Path(cache or os.environ.get("MFREC_CACHE") or pooch.os_cache("mfrec")).expanduser()
+    folder = cache_folder(cache)
     pooch.get_logger().setLevel("WARNING")  # the progress bar says where the time goes
     try:
         # pooch downloads into a temporary file, which takes its place only if its checksum is right.
@@ -74,6 +91,13 @@ def local_file(name: str, cache: str | Path | None = None, base_url: str | None 
             f"{url} does not have the checksum {download.known_hash} and was not kept; try again, or {_WAY_OUT}"
         ) from error
     return folder / file
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """The folder of downloads and of data sets prepared from large files: by default $MFREC_CACHE, else the user's."""
+    import pooch
+
+    return Path(cache or os.environ.get("MFREC_CACHE") or pooch.os_cache("mfrec")).expanduser()
 
 
 def _downloader(title: str) -> Callable[[str, str, Any], None]:

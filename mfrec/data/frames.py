@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -77,30 +77,78 @@ def checked_ratings(column: pd.Series, rating_range: RatingRange | None, kind: s
         InputError: there are none, or one is not a finite number.
         OptionError: a rating is outside the range, or the range is not one.
     """
-    if not len(column):
-        raise InputError("the frame has no ratings; give one row for each rating")
-    values = numbers_of(column)
-    bad = ~(np.abs(values) <= _LARGEST)
-    if bad.any():
-        raise InputError(
-            f"{kind}s must be finite numbers in float32 (got {_first(column, bad)}; {bad.sum():,} of {len(values):,} "
-            "are not); drop or replace them"
-        )
+    numbers = FiniteNumbers(kind)
+    values = numbers.add(column)
+    numbers.check()
     if rating_range is not None:
-        _check_range(values, rating_range)
+        check_range([values], rating_range)
     return values
 
 
-def _check_range(values: Floats, rating_range: RatingRange) -> None:
+class FiniteNumbers:
+    """The ratings, or their weights, of a column that may come in batches.
+
+    Args:
+        kind: "rating" or "weight", for messages.
+    """
+
+    def __init__(self, kind: str = "rating") -> None:
+        self.kind, self.n_rows, self._n_bad, self._first_bad = kind, 0, 0, ""
+
+    def add(self, column: pd.Series) -> Floats:
+        """(n_rows,) the numbers of a batch as float64."""
+        values = numbers_of(column)
+        bad = ~(np.abs(values) <= _LARGEST)
+        if bad.any():
+            self._first_bad = self._first_bad or _first(column, bad)
+        self.n_rows, self._n_bad = self.n_rows + len(values), self._n_bad + int(bad.sum())
+        return values
+
+    def check(self) -> None:
+        """Check all batches.
+
+        Raises:
+            InputError: there are no numbers, or one is not finite.
+        """
+        if not self.n_rows:
+            raise InputError("the frame has no ratings; give one row for each rating")
+        if self._n_bad:
+            raise InputError(
+                f"{self.kind}s must be finite numbers in float32 (got {self._first_bad}; {self._n_bad:,} of "
+                f"{self.n_rows:,} are not); drop or replace them"
+            )
+
+
+def require_range(rating_range: RatingRange) -> None:
+    """Check that a rating range is one.
+
+    Raises:
+        OptionError: it is not finite, or empty.
+    """
     low, high = rating_range
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise OptionError("rating_range", f"must be the lowest and the highest rating (got {low:g} and {high:g})")
-    outside = values[(values < low) | (values > high)]
-    if len(outside):
+
+
+def check_range(blocks: Iterable[Floats], rating_range: RatingRange) -> None:
+    """Check that ratings, in blocks, are in a range.
+
+    Raises:
+        OptionError: one is outside, or the range is not one.
+    """
+    require_range(rating_range)
+    low, high = rating_range
+    n_ratings, n_outside, first = 0, 0, 0.0
+    for values in blocks:
+        outside = values[(values < low) | (values > high)]
+        if len(outside) and not n_outside:
+            first = outside[0]
+        n_ratings, n_outside = n_ratings + len(values), n_outside + len(outside)
+    if n_outside:
         raise OptionError(
             "rating_range",
-            f"must hold every rating: {len(outside):,} of {len(values):,} ratings are outside {low:g} to {high:g} "
-            f"(e.g. {outside[0]:g}); widen it or drop them",
+            f"must hold every rating: {n_outside:,} of {n_ratings:,} ratings are outside {low:g} to {high:g} "
+            f"(e.g. {first:g}); widen it or drop them",
         )
 
 
@@ -127,6 +175,21 @@ def checked_timestamps(column: pd.Series) -> Ints:
     return numbers.astype(np.int64)
 
 
+class Distinct(NamedTuple):
+    """One rating for each (user, item) pair.
+
+    Attributes:
+        kept: (n_kept,) positions of the rows that are kept, by user, then item; or the slice of all rows.
+        values, timestamps: of each; timestamps may be None.
+        surplus: the number of rows that repeat a pair.
+    """
+
+    kept: npt.NDArray[np.int32] | slice
+    values: Floats
+    timestamps: Ints | None
+    surplus: int
+
+
 def distinct_pairs(
     users: npt.NDArray[np.int32],
     items: npt.NDArray[np.int32],
@@ -134,36 +197,23 @@ def distinct_pairs(
     values: Floats,
     timestamps: Ints | None,
     duplicates: str,
-) -> tuple[npt.NDArray[np.int32] | slice, Floats, Ints | None]:
-    """One rating for each (user, item) pair: the rows that are kept, by user, then item, their values and timestamps.
+) -> Distinct:
+    """One rating for each (user, item) pair; `report_duplicates` refuses the others, or warns.
 
     Args:
         users, items: (n_rows,) indices.
         shape: the numbers of users and items.
         duplicates: as in `Dataset.from_frame`.
-
-    Returns:
-        kept: (n_kept,) positions of rows, or the slice of all rows.
-
-    Raises:
-        InputError: duplicates is "error" and a pair occurs more than once, or it is not in DUPLICATES.
     """
-    if duplicates not in DUPLICATES:
-        raise unknown("value of duplicates", duplicates, DUPLICATES)
     sorting = entry_order(torch.from_numpy(users), torch.from_numpy(items), shape)
     if sorting is None:
-        return slice(None), values, timestamps
+        return Distinct(slice(None), values, timestamps, 0)
     changes = torch.zeros(len(users) - 1, dtype=torch.bool)
     for indices in (users, items):
         changes |= torch.from_numpy(indices).index_select(0, sorting).diff() != 0
     order, surplus = sorting.numpy(), int((~changes).sum())
     if not surplus:
-        return order, values[order], None if timestamps is None else timestamps[order]
-    if duplicates == "error":
-        raise InputError(
-            f"{surplus:,} of {len(users):,} ratings repeat a (user, item) pair; remove them, or set duplicates to "
-            f"{', '.join(DUPLICATES[:2])} or {DUPLICATES[2]}"
-        )
+        return Distinct(order, values[order], None if timestamps is None else timestamps[order], 0)
     begins, ends = np.r_[True, changes.numpy()], np.r_[changes.numpy(), True]
     kept = order[begins if duplicates == "first" else ends]
     if duplicates == "mean":
@@ -172,9 +222,34 @@ def distinct_pairs(
         stamps = None if timestamps is None else np.maximum.reduceat(timestamps[order], starts)
     else:
         values, stamps = values[kept], None if timestamps is None else timestamps[kept]
+    return Distinct(kept, values, stamps, surplus)
+
+
+def require_duplicates(duplicates: str) -> None:
+    """Check the name of a way to treat duplicates.
+
+    Raises:
+        InputError: it is not in DUPLICATES.
+    """
+    if duplicates not in DUPLICATES:
+        raise unknown("value of duplicates", duplicates, DUPLICATES)
+
+
+def report_duplicates(surplus: int, n_ratings: int, duplicates: str) -> None:
+    """Warn of the ratings that repeat a pair.
+
+    Raises:
+        InputError: there are some, and duplicates is "error".
+    """
+    if not surplus:
+        return
+    if duplicates == "error":
+        raise InputError(
+            f"{surplus:,} of {n_ratings:,} ratings repeat a (user, item) pair; remove them, or set duplicates to "
+            f"{', '.join(DUPLICATES[:2])} or {DUPLICATES[2]}"
+        )
     action = "averaged" if duplicates == "mean" else f"only the {duplicates} of each pair is kept"
-    logger.warning("%s of %s ratings repeat a (user, item) pair: %s", f"{surplus:,}", f"{len(users):,}", action)
-    return kept, values, stamps
+    logger.warning("%s of %s ratings repeat a (user, item) pair: %s", f"{surplus:,}", f"{n_ratings:,}", action)
 
 
 def _first(column: pd.Series, bad: npt.NDArray[np.bool_]) -> str:

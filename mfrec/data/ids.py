@@ -39,11 +39,7 @@ def index_ids(column: pd.Series, kind: str) -> tuple[npt.NDArray[np.int32], pd.I
     Raises:
         InputError: an id is missing, or is neither an integer nor a string.
     """
-    missing = int(column.isna().sum())
-    if missing:
-        raise InputError(
-            f"{kind} ids must be complete ({missing:,} of {len(column):,} rows have none); drop or fill them"
-        )
+    require_ids(kind, int(column.isna().sum()), len(column))
     codes, ids = _factorized(column, kind)
     if ids.dtype == np.int64:
         order = ids.argsort()
@@ -94,6 +90,55 @@ def is_plain_integer(text: str) -> bool:
     return _PLAIN_INTEGER.fullmatch(text) is not None and -(2**63) <= int(text) < 2**63
 
 
+class IdCodes:
+    """Numbers for the distinct ids of a column that comes in batches, in the order in which they come.
+
+    The distinct ids are held in memory.
+
+    Args:
+        kind: "user" or "item", for messages.
+
+    Attributes:
+        n_missing: the number of rows without an id so far.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.n_missing = kind, 0
+        self._codes: dict[Id, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def add(self, column: pd.Series) -> npt.NDArray[np.int32]:
+        """(n_rows,) the code of each row's id; of a batch with missing ids, -1 everywhere.
+
+        Raises:
+            InputError: an id is neither an integer nor a string.
+        """
+        missing = int(column.isna().sum())
+        self.n_missing += missing
+        if missing:  # pandas makes floats of the other ids
+            return np.full(len(column), -1, dtype=np.int32)
+        codes, ids = _factorized(column, self.kind)
+        numbers = (self._codes.setdefault(id, len(self._codes)) for id in ids.tolist())
+        return np.fromiter(numbers, np.int32, len(ids))[codes]
+
+    def ids(self, *, is_text: bool) -> pd.Series:
+        """The id of each code; of text, integers if no text changes by it."""
+        ids = list(self._codes)
+        return ids_from_text(pd.Series(ids, dtype=object)) if is_text else pd.Series(id_index(ids))
+
+
+def require_ids(kind: str, n_missing: int, n_rows: int) -> None:
+    """Check that all rows have an id.
+
+    Raises:
+        InputError: some have none.
+    """
+    if n_missing:
+        raise InputError(f"{kind} ids must be complete ({n_missing:,} of {n_rows:,} rows have none); drop or fill them")
+
+
 def ids_from_text(texts: pd.Series) -> pd.Series:
     """A categorical column of ids from text: integers if no text changes by it ("007" stays text)."""
     codes, uniques = pd.factorize(texts)
@@ -107,6 +152,13 @@ def ids_of_codes(codes: Codes, texts: Sequence[str]) -> pd.Series:
     integers = _integers(texts)
     ids = pd.Index(texts, dtype=object) if integers is None else pd.Index(integers, dtype=np.int64)
     return pd.Series(pd.Categorical.from_codes(codes, categories=ids))
+
+
+def text_ids(codes: Codes, texts: Sequence[Any]) -> pd.Series:
+    """The column texts[codes] as a categorical column of text, without the texts that no row has."""
+    codes, used = _without_unused(np.asarray(codes), len(texts))
+    categories = [str(text) for text, is_used in zip(texts, used.tolist(), strict=True) if is_used]
+    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(categories, dtype=object)))
 
 
 def _integers(texts: list[str]) -> list[int] | None:

@@ -59,21 +59,36 @@ def with_validation(ratings: Ratings, test: Tensor, fraction: float, generator: 
     return labels
 
 
-def check_disjoint(pairs: npt.NDArray[np.int64], labels: npt.NDArray[np.uint8], name_of: Callable[[int], str]) -> None:
-    """Check that no (user, item) pair has ratings with different split labels.
+class SharedPairs:
+    """Counts the (user, item) pairs whose ratings have different split labels; ratings may come in groups of pairs."""
 
-    Args:
-        pairs: (n_ratings,) a number for each (user, item) pair.
-        labels: (n_ratings,) TRAIN, VALID or TEST.
-        name_of: names a pair for the message.
+    def __init__(self) -> None:
+        self.n_shared, self._first = 0, 0
 
-    Raises:
-        InputError: a pair has several labels; the message counts such pairs and names the first.
-    """
-    labelled = np.unique(pairs * len(SPLIT_NAMES) + labels) // len(SPLIT_NAMES)
-    shared = np.unique(labelled[1:][labelled[1:] == labelled[:-1]])
-    if len(shared):
-        raise InputError(
-            f"training, validation and test ratings must be disjoint: {len(shared):,} (user, item) pairs are in more "
-            f"than one of them (e.g. {name_of(int(shared[0]))}); keep each pair in one file"
-        )
+    def add(self, pairs: npt.NDArray[np.int64], labels: npt.NDArray[np.uint8]) -> None:
+        """Count the shared pairs among some ratings; ratings that are added otherwise have other pairs.
+
+        Args:
+            pairs: (n_ratings,) a number for each (user, item) pair.
+            labels: (n_ratings,) TRAIN, VALID or TEST.
+        """
+        labelled = np.unique(pairs * len(SPLIT_NAMES) + labels) // len(SPLIT_NAMES)
+        shared = np.unique(labelled[1:][labelled[1:] == labelled[:-1]])
+        if len(shared) and not self.n_shared:
+            self._first = int(shared[0])
+        self.n_shared += len(shared)
+
+    def check(self, name_of: Callable[[int], str]) -> None:
+        """Check that there are no such pairs.
+
+        Args:
+            name_of: names a pair for the message.
+
+        Raises:
+            InputError: there are some; the message counts them and names the first.
+        """
+        if self.n_shared:
+            raise InputError(
+                f"training, validation and test ratings must be disjoint: {self.n_shared:,} (user, item) pairs are in "
+                f"more than one of them (e.g. {name_of(self._first)}); keep each pair in one file"
+            )

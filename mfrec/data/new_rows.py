@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from mfrec.data.dataset import Dataset
-from mfrec.data.frames import checked_ratings, checked_timestamps, distinct_pairs, require_columns
+from mfrec.data.frames import checked_ratings, checked_timestamps, distinct_pairs, report_duplicates, require_columns
 from mfrec.data.ids import Id, index_ids, indices_of
 from mfrec.data.ratings import Ratings
 from mfrec.data.tables import item_table, user_table
@@ -129,7 +129,8 @@ def _new_dataset(
         )
     seconds = None if timestamp_column is None else checked_timestamps(timestamp_column)
     if len(column):
-        kept, values, seconds = distinct_pairs(users, items, shape, values, seconds, "last")
+        kept, values, seconds, surplus = distinct_pairs(users, items, shape, values, seconds, "last")
+        report_duplicates(surplus, len(users), "last")
         users, items = users[kept], items[kept]
     row_users, row_items, stars = (torch.from_numpy(array) for array in (users, items, values.astype(np.float32)))
     new = Ratings(row_users, row_items, stars, *shape, None if seconds is None else torch.tensor(seconds))

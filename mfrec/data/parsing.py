@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import pyarrow
 
-from mfrec.data.ids import ids_from_text, ids_of_codes
+from mfrec.data.ids import ids_of_codes, text_ids
 from mfrec.data.raw_tables import RatingRange
 from mfrec.data.text import Lines, checked_text, first_line, parquet_frame, parse_number, shown, split_header
 from mfrec.errors import InputError, OptionError
 
+PARQUET = b"PAR1"
 ROLES = ("user", "item", "rating", "timestamp")
 HEADERS = (("userId", "movieId", "rating", "timestamp"), ROLES, ("user_id", "item_id", "rating", "timestamp"))
 _NAME_THEM = "name its columns with columns='USER,ITEM,RATING[,TIMESTAMP]'"
@@ -42,17 +43,41 @@ def column_names(columns: str | Sequence[str] | None) -> list[str] | None:
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """The lines of a ratings file.
+class Layout:
+    """The lines of a ratings file, or some of them.
 
     Attributes:
+        double_colons: whether `::` separates the fields; tabs replace it in the lines.
         movielens_header: whether the columns have MovieLens's names.
         columns: the position of each role among the fields.
     """
 
     lines: Lines
+    double_colons: bool
     movielens_header: bool
     columns: dict[str, int]
+
+    def continued(self, text: bytes, n_before: int) -> Layout:
+        """The layout of lines that follow in the file, with the number of lines before them."""
+        return replace(self, lines=replace(self.lines, data=text, has_header=False, n_before=n_before))
+
+    def part(self, text: bytes) -> Layout:
+        """The layout of the lines at the beginning of these."""
+        return replace(self, lines=replace(self.lines, data=text))
+
+    def text(self, text: bytes) -> bytes:
+        """Text of the file with the separator that `lines` has."""
+        return text.replace(b"::", b"\t") if self.double_colons else text
+
+    def rating_range(self, ratings: pd.Series) -> RatingRange | None:
+        """The rating range that the format declares, given the ratings in the file."""
+        if self.double_colons:  # ml-1m has whole stars, ml-10m half stars
+            return 0.5 if bool((ratings % 1 != 0).any()) else 1.0, 5.0
+        if self.movielens_header:
+            return 0.5, 5.0
+        # A headerless table between tabs is ml-100k only if its ratings are whole stars.
+        headerless = not self.lines.quoting and self.lines.separator == "\t"
+        return (1.0, 5.0) if headerless and bool(ratings.isin(range(1, 6)).all()) else None
 
 
 def read_ratings(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.DataFrame, RatingRange | None]:
@@ -65,29 +90,35 @@ def read_ratings(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd.
     Raises:
         InputError: the bytes are not such a table; the message names the first faulty line.
     """
-    if data[:4] == b"PAR1":
+    if data[:4] == PARQUET:
         return _read_parquet(where, data, wanted)
-    data = checked_text(where, data)
-    double_colons = "::" in first_line(data) and wanted is None
-    if double_colons:
-        data = data.replace(b"::", b"\t")
-    layout = _layout(where, data, wanted)
-    ratings = _parse(layout)
+    layout = text_layout(where, checked_text(where, data), wanted)
+    ratings = parsed(layout)
     if not len(ratings):
-        raise InputError(f"{where} has a header and no ratings; it must hold one line for each rating")
-    if double_colons:  # ml-1m has whole stars, ml-10m half stars
-        return ratings, (0.5 if bool((ratings["rating"] % 1 != 0).any()) else 1.0, 5.0)
-    if layout.movielens_header:
-        return ratings, (0.5, 5.0)
-    # A headerless table between tabs is ml-100k only if its ratings are whole stars.
-    headerless = not layout.lines.has_header and layout.lines.separator == "\t"
-    stars = headerless and bool(ratings["rating"].isin(range(1, 6)).all())
-    return ratings, (1.0, 5.0) if stars else None
+        raise no_ratings(where)
+    for role in ("user", "item"):
+        ratings[role] = ids_of_codes(ratings[role].cat.codes.to_numpy(), ratings[role].cat.categories.tolist())
+    return ratings, layout.rating_range(ratings["rating"])
 
 
-def _layout(where: str, data: bytes, wanted: list[str] | None) -> _Layout:
-    """The layout by the first line: if one of its fields is a number, the line is a rating and not a header."""
-    first = first_line(data)
+def no_ratings(where: str) -> InputError:
+    """The error, for the caller to raise, about a text file without ratings."""
+    return InputError(f"{where} has a header and no ratings; it must hold one line for each rating")
+
+
+def text_layout(where: str, text: bytes, wanted: list[str] | None) -> Layout:
+    """The layout of a file by its first line: if one of the fields is a number, the line is a rating and not a header.
+
+    Args:
+        text: the checked text of the file, or whole lines at its beginning.
+
+    Raises:
+        InputError: a column is missing, or the line has another number of fields.
+    """
+    first = first_line(text)
+    double_colons = "::" in first and wanted is None
+    if double_colons:
+        text, first = text.replace(b"::", b"\t"), first.replace("::", "\t")
     separator, fields = split_header(first, wanted or ())
     if wanted is None and any(parse_number(name) is not None for name in fields):
         if len(fields) not in (3, 4):
@@ -96,14 +127,16 @@ def _layout(where: str, data: bytes, wanted: list[str] | None) -> _Layout:
                 f"{shown(first)}); correct the line, or give the file a header and {_NAME_THEM}"
             )
         columns = {role: position for position, role in enumerate(ROLES[: len(fields)])}
-        return _Layout(Lines(where, data, separator, len(fields), has_header=False, quoting=False), False, columns)
+        lines = Lines(where, text, separator, len(fields), has_header=False, quoting=False)
+        return Layout(lines, double_colons, False, columns)
     names = named_columns(where, fields, wanted)
     columns = {role: fields.index(name) for role, name in names.items()}
-    lines = Lines(where, data, separator, len(fields), has_header=True, quoting=True)
-    return _Layout(lines, _is_movielens(names), columns)
+    lines = Lines(where, text, separator, len(fields), has_header=True, quoting=True)
+    return Layout(lines, double_colons, is_movielens(names), columns)
 
 
-def _is_movielens(names: dict[str, str]) -> bool:
+def is_movielens(names: dict[str, str]) -> bool:
+    """Whether the columns of the roles have MovieLens's names."""
     return (names["user"], names["item"]) == HEADERS[0][:2]
 
 
@@ -129,8 +162,11 @@ _ID_TYPE = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
 _TYPES = {"user": _ID_TYPE, "item": _ID_TYPE, "rating": pyarrow.float64(), "timestamp": pyarrow.int64()}
 
 
-def _parse(layout: _Layout) -> pd.DataFrame:
-    """The ratings of a text file, as Arrow reads it; as it is read line by line if that has another result.
+def parsed(layout: Layout) -> pd.DataFrame:
+    """The ratings of text, as Arrow reads them; as they are read line by line if that has another result.
+
+    Returns:
+        a frame with a column for each role; ids are categorical, each category is text.
 
     Raises:
         InputError: a line is not a rating; the message names the first.
@@ -138,28 +174,28 @@ def _parse(layout: _Layout) -> pd.DataFrame:
     data = layout.lines.data
     # To Arrow, 0x10 is an integer.  The search for two letters is slow, that for one is not.
     if "timestamp" in layout.columns and any(x in data and b"0" + x in data for x in (b"x", b"X")):
-        return _parse_by_line(layout)
+        return _parsed_by_line(layout)
     try:
         table = layout.lines.table({position: _TYPES[role] for role, position in layout.columns.items()})
     except ValueError:  # pyarrow's ArrowInvalid is a ValueError
-        return _parse_by_line(layout)
-    columns = {}
+        return _parsed_by_line(layout)
+    columns: dict[str, pd.Series] = {}
     for role, position in layout.columns.items():
         column = table.column(position)
         if role in ("user", "item"):
             column = column.unify_dictionaries().combine_chunks()
-            columns[role] = ids_of_codes(column.indices.to_numpy(), column.dictionary.to_pylist())
+            columns[role] = text_ids(column.indices.to_numpy(), column.dictionary.to_pylist())
             if "" in columns[role].cat.categories:
-                return _parse_by_line(layout)
+                return _parsed_by_line(layout)
         else:
             columns[role] = column.to_pandas()
     if not np.isfinite(columns["rating"].to_numpy()).all():
-        return _parse_by_line(layout)
+        return _parsed_by_line(layout)
     return pd.DataFrame(columns, copy=False)
 
 
-def _parse_by_line(layout: _Layout) -> pd.DataFrame:
-    """The definition of `_parse`, in Python alone.
+def _parsed_by_line(layout: Layout) -> pd.DataFrame:
+    """The definition of `parsed`, in Python alone.
 
     Raises:
         InputError: a line is not a rating; the message names the first.
@@ -174,7 +210,10 @@ def _parse_by_line(layout: _Layout) -> pd.DataFrame:
                 raise layout.lines.fault(number, _FAULTS[role].format(shown(row[position])))
             columns[role].append(cell)
     series = {role: pd.Series(cells, dtype=_DTYPES[role]) for role, cells in columns.items()}
-    return pd.DataFrame(series | {role: ids_from_text(series[role]) for role in ("user", "item")})
+    for role in ("user", "item"):
+        codes, texts = pd.factorize(series[role])
+        series[role] = text_ids(codes, texts.tolist())
+    return pd.DataFrame(series)
 
 
 _DTYPES = {"user": object, "item": object, "rating": np.float64, "timestamp": np.int64}
@@ -208,4 +247,9 @@ def _read_parquet(where: str, data: bytes, wanted: list[str] | None) -> tuple[pd
     frame = parquet_frame(where, data)
     names = named_columns(where, list(frame.columns), wanted)
     ratings = frame[list(names.values())].set_axis(list(names), axis=1)
-    return ratings, (0.5, 5.0) if _is_movielens(names) else None
+    return ratings, parquet_range(names)
+
+
+def parquet_range(names: dict[str, str]) -> RatingRange | None:
+    """The rating range of a parquet file, given the column of each role."""
+    return (0.5, 5.0) if is_movielens(names) else None

@@ -34,6 +34,8 @@ class Reader:
         needs: the files that a folder of this format has, for messages.
         recognizes: whether the files of a source are in this format.
         read: the raw tables of such a source.  Its second argument is the option `columns` as a list, or None.
+        ratings: the name of the file with the ratings, if `read` does the same as `movielens.read_with_tables`; then
+            large files are read in batches.
 
     Examples:
         >>> import io
@@ -47,6 +49,7 @@ class Reader:
     needs: str
     recognizes: Callable[[Source], bool]
     read: Callable[[Source, list[str] | None], RawTables]
+    ratings: Callable[[Source], str | None] = lambda source: None
 
 
 def _table_in(source: Source) -> str | None:
@@ -55,30 +58,29 @@ def _table_in(source: Source) -> str | None:
     return source.only_file or (tables[0] if len(tables) == 1 else None)
 
 
-def _read_table(source: Source, columns: list[str] | None) -> RawTables:
-    name = _table_in(source)
-    assert name is not None, "read is called only if recognizes"
-    return read_with_tables(source, name, columns)
+def _with_tables(needs: str, ratings: Callable[[Source], str | None]) -> Reader:
+    """The reader of ratings in one file, by its name in a source or None, with the source's tables."""
+
+    def read(source: Source, columns: list[str] | None) -> RawTables:
+        name = ratings(source)
+        assert name is not None, "read is called only if recognizes"
+        return read_with_tables(source, name, columns)
+
+    return Reader(needs, lambda source: ratings(source) is not None, read, ratings)
 
 
-def _in_folder(name: str, read: Callable[[Source, list[str] | None], RawTables]) -> Reader:
-    """The reader of folders and zips that hold a file of this name among others."""
-    return Reader(name, lambda source: source.only_file is None and name in source.members, read)
+def _among_others(name: str) -> Callable[[Source], str | None]:
+    """Names the file of folders and zips that hold a file of this name among others."""
+    return lambda source: name if source.only_file is None and name in source.members else None
 
 
 # The last row that recognizes a source reads it, so that a plugin's row goes before these and a special format before
 # a general one.
 READERS: dict[str, Reader] = {
-    "table": Reader(
-        f"a single {', '.join(_TABLE_SUFFIXES)} table", lambda source: bool(_table_in(source)), _read_table
-    ),
-    "movielens-csv": _in_folder(
-        "ratings.csv", lambda source, columns: read_with_tables(source, "ratings.csv", columns)
-    ),
-    "movielens-dat": _in_folder(
-        "ratings.dat", lambda source, columns: read_with_tables(source, "ratings.dat", columns)
-    ),
-    "ml-100k": _in_folder("u.data", read_ml_100k),
+    "table": _with_tables(f"a single {', '.join(_TABLE_SUFFIXES)} table", _table_in),
+    "movielens-csv": _with_tables("ratings.csv", _among_others("ratings.csv")),
+    "movielens-dat": _with_tables("ratings.dat", _among_others("ratings.dat")),
+    "ml-100k": Reader("u.data", lambda source: _among_others("u.data")(source) is not None, read_ml_100k),
 }
 
 
@@ -92,10 +94,21 @@ def read_raw_tables(path: str | Path, columns: str | Sequence[str] | None = None
     Raises:
         InputError: no reader recognizes the files, or one is damaged.
     """
-    names, source = column_names(columns), source_at(Path(path))
+    names = column_names(columns)
+    source, reader = recognized(Path(path))
+    return reader.read(source, names)
+
+
+def recognized(path: Path) -> tuple[Source, Reader]:
+    """The files at a path, and the reader that recognizes them.
+
+    Raises:
+        InputError: there is none.
+    """
+    source = source_at(path)
     for reader in reversed(READERS.values()):
         if reader.recognizes(source):
-            return reader.read(source, names)
+            return source, reader
     first = ", ".join(islice(source.members, 4)) + (", …" if len(source.members) > 4 else "")
     needs = ", ".join(reader.needs for reader in reversed(READERS.values()))
     raise InputError(

@@ -32,16 +32,21 @@ def concatenated(parts: Mapping[int, RawTables]) -> tuple[RawTables, npt.NDArray
     for kind in ("user", "item"):
         id_columns = [frame[kind] for frame in frames]
         ratings[kind] = concatenated_ids(id_columns, kind)
-        integers = all(map(has_integer_ids, id_columns))
-        tables[kind] = _stacked([raw.users if kind == "user" else raw.items for raw in raws], kind, integers)
+        tables[kind] = stacked([raw.users if kind == "user" else raw.items for raw in raws], kind, id_columns)
     labels = np.repeat(np.array(list(parts), dtype=np.uint8), [len(frame) for frame in frames])
     return RawTables(ratings, tables["user"], tables["item"], raws[0].rating_range), labels
 
 
-def _stacked(tables: list[pd.DataFrame | None], kind: str, integers: bool) -> pd.DataFrame | None:
-    """User or item tables one below another, with ids as text unless the ratings have integers."""
+def stacked(tables: list[pd.DataFrame | None], kind: str, id_columns: list[pd.Series]) -> pd.DataFrame | None:
+    """User or item tables one below another, with ids as text unless those of the ratings are integers in every file.
+
+    Args:
+        kind: "user" or "item".
+        id_columns: ids of each file's ratings.
+    """
     present = [table for table in tables if table is not None]
     if not present:
         return None
-    stacked = pd.concat(present, ignore_index=True)
-    return stacked if integers else stacked.assign(**{kind: [str(id) for id in stacked[kind]]})
+    table = pd.concat(present, ignore_index=True)
+    integers = all(map(has_integer_ids, id_columns))
+    return table if integers else table.assign(**{kind: [str(id) for id in table[kind]]})

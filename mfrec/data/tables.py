@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 
 from mfrec.data.titles import split_genres, title_years
 from mfrec.errors import InputError
@@ -117,25 +118,37 @@ def _texts(cell: Iterable[Any]) -> tuple[str, ...]:
     return tuple(str(part) for part in cell if not is_missing(part))
 
 
-def plain_columns(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The dtype and the values of each column, as lists, strings, numbers and None."""
-    return {
-        column: {"dtype": str(table[column].dtype), "values": [_plain(cell) for cell in table[column].tolist()]}
-        for column in table.columns
-    }
+def table_to_arrow(table: pd.DataFrame) -> pyarrow.Table:
+    """A user or item table for Arrow's files; the metadata of each field has the dtype of its column.
+
+    Raises:
+        InputError: a column holds anything but numbers, text, or tuples of text.
+    """
+    arrays, fields = [], []
+    for name in table.columns:
+        column = table[name]
+        try:
+            arrays.append(pyarrow.array([_plain(cell) for cell in column.tolist()]))
+        except (ValueError, TypeError) as error:  # Arrow's errors are such
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"column {name!r} must hold numbers, text or tuples of text, to be saved ({reason}); convert it"
+            ) from error
+        fields.append(pyarrow.field(name, arrays[-1].type, metadata={"dtype": str(column.dtype)}))
+    return pyarrow.Table.from_arrays(arrays, schema=pyarrow.schema(fields))
 
 
 def _plain(cell: Any) -> Any:
     return list(cell) if isinstance(cell, tuple) else None if cell is pd.NA else cell
 
 
-def table_from_plain(columns: Mapping[str, Mapping[str, Any]], n_rows: int) -> pd.DataFrame:
-    """The inverse of `plain_columns`."""
-    table = {}
-    for name, column in columns.items():
-        cells = [tuple(cell) if isinstance(cell, list) else cell for cell in column["values"]]
-        table[name] = pd.Series(cells, dtype=column["dtype"])
-    return pd.DataFrame(table, index=pd.RangeIndex(n_rows))
+def table_from_arrow(table: pyarrow.Table) -> pd.DataFrame:
+    """The inverse of `table_to_arrow`."""
+    columns = {}
+    for field, column in zip(table.schema, table.columns, strict=True):
+        cells = [tuple(cell) if isinstance(cell, list) else cell for cell in column.to_pylist()]
+        columns[field.name] = pd.Series(cells, dtype=field.metadata[b"dtype"].decode())
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(table)))
 
 
 def is_missing(cell: Any) -> bool:

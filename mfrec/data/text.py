@@ -6,14 +6,16 @@ lines hold, and names the faulty one.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.csv
@@ -29,6 +31,10 @@ _END = "0"
 _OPEN_QUOTE = "a quote is open at the end of the file"
 
 
+class NotUTF8(Exception):
+    """Some bytes of a file are not UTF-8."""
+
+
 def checked_text(where: str, data: bytes) -> bytes:
     """The bytes in UTF-8 without a byte order mark, if they can be lines of text.
 
@@ -37,17 +43,76 @@ def checked_text(where: str, data: bytes) -> bytes:
     Raises:
         InputError: they are empty or binary.
     """
+    data = _text_begin(where, data)
+    _refuse_binary(where, data, data[:4])
+    try:
+        return _in_utf8(data, is_latin1=False)
+    except NotUTF8:
+        return _in_utf8(data, is_latin1=True)
+
+
+def checked_blocks(where: str, blocks: Iterable[bytes], *, is_latin1: bool) -> Iterator[bytes]:
+    """The checked text of a file in blocks of whole lines, from blocks that are cut anywhere.
+
+    Args:
+        is_latin1: whether the file is Latin-1 and not UTF-8.
+
+    Raises:
+        InputError: the file is empty or binary.
+        NotUTF8: it is not UTF-8; `checked_text` takes all of such a file for Latin-1.
+    """
+    waiting, begin = b"", b""
+    for block in blocks:
+        waiting += block
+        end = _end_of_lines(waiting)
+        if not end or (not begin and waiting.isspace()):
+            continue
+        text, waiting = waiting[:end], waiting[end:]
+        if not begin:
+            text = _text_begin(where, text)
+            begin = text[:4]
+        _refuse_binary(where, text, begin)
+        yield _in_utf8(text, is_latin1)
+    if waiting or not begin:
+        text = waiting if begin else _text_begin(where, waiting)
+        _refuse_binary(where, text, begin or text[:4])
+        yield _in_utf8(text, is_latin1)
+
+
+def _text_begin(where: str, data: bytes) -> bytes:
+    """The beginning of a file without a byte order mark."""
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data or data.isspace():
         raise InputError(f"{where} is empty; it must hold one line for each entry")
-    if b"\0" in data or any(byte < 9 or 13 < byte < 32 for byte in data[:4096]):
-        raise InputError(f"{where} is a binary file (it begins with {data[:4]!r}); give text, parquet or a zip of them")
-    if not data.isascii():
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            return data.decode("latin-1").encode()
+    if any(byte < 9 or 13 < byte < 32 for byte in data[:4096]):
+        raise _binary(where, data[:4])
     return data
+
+
+def _refuse_binary(where: str, data: bytes, begin: bytes) -> None:
+    if b"\0" in data:
+        raise _binary(where, begin)
+
+
+def _binary(where: str, begin: bytes) -> InputError:
+    return InputError(f"{where} is a binary file (it begins with {begin!r}); give text, parquet or a zip of them")
+
+
+def _in_utf8(data: bytes, is_latin1: bool) -> bytes:
+    if data.isascii():
+        return data
+    if is_latin1:
+        return data.decode("latin-1").encode()
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotUTF8 from error
+    return data
+
+
+def _end_of_lines(data: bytes) -> int:
+    """Where the last line of a block ends; a return at its very end may be half of a line end."""
+    return data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
 
 
 def first_line(data: bytes) -> str:
@@ -101,6 +166,7 @@ class Lines:
         n_fields: the number of fields on each line.
         has_header: whether the first line is a header, which is skipped.
         quoting: whether a field may be between quotes, and then hold separators and line ends; "" is a quote there.
+        n_before: the number of lines before these in the file.
     """
 
     where: str
@@ -109,6 +175,50 @@ class Lines:
     n_fields: int
     has_header: bool
     quoting: bool
+    n_before: int = 0
+
+    @property
+    def n_lines(self) -> int:
+        """The number of lines, blank ones and the header included."""
+        return self.data.count(b"\n") + self.data.count(b"\r") - self.data.count(b"\r\n")
+
+    def end_of_rows(self) -> int:
+        """Where the last line ends after which no quote is open, in lines that end with a line end."""
+        quotes = np.array([], dtype=np.int64)
+        if self.quoting:
+            quotes = np.flatnonzero(np.frombuffer(self.data, np.uint8, offset=self._begin) == ord('"')) + self._begin
+        if not len(quotes):
+            return len(self.data)
+        # A quote opens a field or follows a quote, and closes a field or is followed by one; else read by line.
+        edges = np.frombuffer(f'{self.separator}\r\n"'.encode(), np.uint8)
+        padded = np.frombuffer(b"\n" + self.data + b"\n", np.uint8)
+        before, after = padded[quotes[::2]], padded[quotes[1::2] + 2]
+        if not (np.isin(before, edges).all() and np.isin(after, edges).all()):
+            return self._end_of_rows_by_line()
+        if len(quotes) % 2 == 0:
+            return len(self.data)
+        for opener, last in zip(quotes[::-2].tolist(), [*(quotes[-2::-2] + 1).tolist(), self._begin], strict=True):
+            if end := _end_of_lines(self.data[last : opener + 1]):
+                return int(last + end)
+        return self._begin
+
+    def _end_of_rows_by_line(self) -> int:
+        """The definition of `end_of_rows`; all of the lines if they cannot be split into fields."""
+        text = self.data[self._begin :].decode("latin-1")  # one character for each byte
+        consumed = [0]
+
+        def lines() -> Iterator[str]:
+            for line in io.StringIO(text, newline=""):
+                consumed.append(consumed[-1] + len(line))
+                yield line
+            yield _END
+
+        try:
+            rows = [(row == [_END], consumed[-1]) for row in csv.reader(lines(), delimiter=self.separator)]
+        except csv.Error:
+            return len(self.data)
+        is_end, end = rows[-1]
+        return self._begin + (end if is_end else rows[-2][1] if len(rows) > 1 else 0)
 
     def table(self, types: Mapping[int, pyarrow.DataType]) -> pyarrow.Table:
         """The columns as Arrow reads them, named by their positions "0", "1", ….
@@ -155,7 +265,7 @@ class Lines:
         text = io.TextIOWrapper(io.BytesIO(body), "utf-8", newline="")
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoting else csv.QUOTE_NONE
         reader = csv.reader(text, delimiter=self.separator, quoting=quoting)
-        n_before = len(_LINE_END.findall(self.data, 0, self._begin))
+        n_before = self.n_before + len(_LINE_END.findall(self.data, 0, self._begin))
         number, waiting = n_before + 1, (0, [""])  # a row waits for the next, as the last may be that of _END
         try:
             for row in reader:
@@ -238,8 +348,19 @@ def parquet_frame(where: str, data: bytes) -> pd.DataFrame:
     Raises:
         InputError: the bytes are not a complete parquet file.
     """
-    try:
+    with damaged_parquet(where):
         frame = pd.read_parquet(io.BytesIO(data))
+    return frame.set_axis(frame.columns.astype(str), axis=1)
+
+
+@contextlib.contextmanager
+def damaged_parquet(where: str) -> Iterator[None]:
+    """Reading that fails only if a parquet file is damaged.
+
+    Raises:
+        InputError: it fails.
+    """
+    try:
+        yield
     except Exception as error:  # of damaged bytes, pyarrow raises ValueError, OSError and others
         raise InputError(f"{where} is a damaged parquet file ({reason_of(error)}); make it again") from error
-    return frame.set_axis(frame.columns.astype(str), axis=1)

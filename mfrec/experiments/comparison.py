@@ -124,7 +124,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
     """The folders that look like runs, ordered by path; nothing below a run is one."""
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if CONFIG in files and (DATASET in files or _looks_like_config(Path(path, CONFIG))):
+        if CONFIG in files and (DATASET in folders or _looks_like_config(Path(path, CONFIG))):
             folders.clear()
             yield Path(path)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from mfrec.data.dataset import Dataset
+from mfrec.data.prepared import open_prepared, write_prepared
 from mfrec.errors import InputError, OptionError
 from mfrec.evaluation.metrics import METRICS
 from mfrec.experiments.config import ExperimentConfig
 from mfrec.experiments.loop import Epoch
-from mfrec.experiments.run import Run
+from mfrec.experiments.run import DATASET, Run
 from mfrec.experiments.training import TrainingResult, load_configured, train
 from mfrec.plugins import import_plugins
 
@@ -80,20 +81,21 @@ def cross_validate(
     """
     _require_folds(config, split_names)
     import_plugins(config.run.plugin)
-    dataset = load_configured(config) if dataset is None else dataclasses.replace(dataset, split_labels=None)
+    dataset = (load_configured(config) if dataset is None else dataset).with_split_labels(None)
     folder = None
     if config.run.run_dir is not None:
         stem = f"{dataset.name}-{config.solver}-cv"
         folder = Run.create(config.run.run_dir, config.run.name, stem).path
         config = config.updated(run_dir=str(folder))
+        dataset = _kept(dataset, folder)
     rows: list[dict[str, Any]] = []
     for name in split_names:
         fold = config.updated(split=name, name=name)
         try:
             result = train(fold, dataset, on_epoch=on_epoch, stop=stop, command=command)
         except InputError:
-            if folder is not None and not any(folder.iterdir()):
-                folder.rmdir()
+            if folder is not None and not any(folder.glob("*/config.json")):
+                shutil.rmtree(folder)
             raise
         if result.metrics is None:
             return CrossValidation(pd.DataFrame(rows), folder, interrupted=name)
@@ -102,6 +104,14 @@ def cross_validate(
         if on_fold is not None:
             on_fold(name, result)
     return CrossValidation(pd.DataFrame(rows), folder)
+
+
+def _kept(dataset: Dataset, folder: Path) -> Dataset:
+    """The data, written into the folder once unless they have a folder, so that each fold keeps them by hard links."""
+    if dataset.prepared is not None:
+        return dataset
+    write_prepared(dataset, folder / DATASET)
+    return open_prepared(folder / DATASET)
 
 
 def _require_folds(config: ExperimentConfig, split_names: Sequence[str]) -> None:

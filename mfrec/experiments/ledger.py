@@ -21,8 +21,9 @@ from numpy.random import RandomState
 from torch import Tensor
 
 from mfrec.data.dataset import Dataset
+from mfrec.data.downloads import path_of
 from mfrec.data.ids import indices_of
-from mfrec.data.loading import load_dataset, path_of
+from mfrec.data.loading import load_dataset
 from mfrec.data.readers import read_raw_tables
 from mfrec.data.splits import TEST, TRAIN, split_by_labels
 from mfrec.errors import OptionError, unknown

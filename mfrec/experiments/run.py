@@ -1,13 +1,17 @@
 """A run folder: everything that training leaves behind, enough to resume it and to answer from it.
 
     runs/NAME/config.json       the options, with the version of the format
-              dataset.pt        ratings, ids, user and item tables, and the split of each rating
+              dataset/          ratings, ids, user and item tables (see `mfrec.data.prepared`)
+              split_labels.pt   the split of each rating, and the hash of the dataset
               checkpoint.pt     model, solver, posterior and progress in one file, so that they always match
               metrics.json      the final figures; exists once the training has ended
               …                 what loggers write
 
-The first four are written atomically and carry a checksum (see `files`).  Runs may lie deeper, in the folder of
-a study or of a cross-validation.
+All but the loggers' files are written atomically and carry a checksum (see `mfrec.data.files`).  Runs may lie deeper,
+in the folder of a study or of a cross-validation.
+
+A dataset that was opened from a folder is kept by hard links to the files there.  So a run costs little space, and is
+complete when it is copied.
 """
 
 from __future__ import annotations
@@ -22,17 +26,19 @@ import torch
 from torch import Tensor
 
 from mfrec.data.dataset import Dataset
+from mfrec.data.files import TRAIN_AGAIN, read_json, read_tensors, write_json, write_tensors
+from mfrec.data.prepared import content_hash, open_prepared, write_prepared
 from mfrec.data.splits import TRAIN
 from mfrec.errors import InputError, OptionError
 from mfrec.experiments.building import build_trained_model, refit_labels, restore_posterior
 from mfrec.experiments.config import ExperimentConfig, config_from
-from mfrec.experiments.files import read_json, read_tensors, write_json, write_tensors
 from mfrec.experiments.loop import Progress
 from mfrec.inference.trained_model import TrainedModel
 from mfrec.solvers.base import Solver
 
-FORMAT = 6
-CONFIG, DATASET, CHECKPOINT, METRICS_FILE = "config.json", "dataset.pt", "checkpoint.pt", "metrics.json"
+FORMAT = 7
+CONFIG, DATASET, SPLIT_LABELS = "config.json", "dataset", "split_labels.pt"
+CHECKPOINT, METRICS_FILE = "checkpoint.pt", "metrics.json"
 # The errors of torch, the model and the solver if a state does not fit them.
 MISFITS = (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError)
 
@@ -119,22 +125,33 @@ class Run:
         (self.path / METRICS_FILE).unlink(missing_ok=True)
 
     def dataset(self) -> tuple[Dataset, Tensor]:
-        """Read the dataset and its split labels, (n_ratings,) TRAIN, VALID or TEST.
+        """Open the dataset, and read its split labels, (n_ratings,) TRAIN, VALID or TEST.
 
         Raises:
-            InputError: the file is missing or damaged.
+            InputError: a file is missing or damaged, or the labels belong to another dataset.
         """
-        state = read_tensors(self.path / DATASET)
+        dataset = open_prepared(self.path / DATASET, TRAIN_AGAIN)
+        state = read_tensors(self.path / SPLIT_LABELS)
         try:
-            return Dataset.from_state(state["dataset"]), state["split_labels"]
+            labels: Tensor = state["split_labels"]
+            if dataset.prepared is None or state["dataset"] != dataset.prepared.content_hash:
+                raise ValueError("it belongs to another dataset")
+            if labels.shape != (len(dataset.ratings),):
+                raise ValueError(f"it has {tuple(labels.shape)} labels for {len(dataset.ratings)} ratings")
         except MISFITS as error:
-            raise self._misfit(DATASET, error) from error
+            raise self._misfit(SPLIT_LABELS, error) from error
+        return dataset, labels
 
     def write_dataset(self, dataset: Dataset, split_labels: Tensor) -> None:
-        """Write the dataset and its split labels, (n_ratings,) TRAIN, VALID or TEST."""
-        write_tensors(
-            self.path / DATASET, {"dataset": dataset.state_dict(), "split_labels": split_labels.to(torch.uint8)}
-        )
+        """Write the dataset, by hard links if it has a folder, and its split labels, (n_ratings,).
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        path = self.path / DATASET
+        write_prepared(dataset, path)
+        state = {"dataset": content_hash(path), "split_labels": split_labels.to(torch.uint8)}
+        write_tensors(self.path / SPLIT_LABELS, state)
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume."""

@@ -1,15 +1,16 @@
 """Tuning: trials compared on the validation set, then the best one trained again and tested once.
 
-A study is a folder: study.db, where Optuna keeps the trials and their values; a run folder for each trial; and the
-run of the best.  Any number of processes may work on it at once, and each may be killed at any moment: the next
-process finds the abandoned trials, and resumes them from their checkpoints.  However often it was
-killed, a study ends with the same trials and the same figures.
+A study is a folder: study.db, where Optuna keeps the trials and their values; dataset/, the data without the test
+ratings; a run folder for each trial; and the run of the best.  Any number of processes may work on it at once, and each
+may be killed at any moment: the next process finds the abandoned trials, and resumes them from their checkpoints.
+However often it was killed, a study ends with the same trials and the same figures.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import shutil
 import time
@@ -191,7 +192,7 @@ class Study:
                     if trial is None:
                         break
                     result = TrialTraining(self.config, self.search_space, self._storage, trial).run(
-                        self._data.for_trials, on_epoch, stop, command
+                        functools.partial(self._data.for_trials, self.folder), on_epoch, stop, command
                     )
                 if result is None:
                     return StudyResult(self.trials(), "interrupted")

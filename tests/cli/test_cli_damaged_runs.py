@@ -57,6 +57,7 @@ class Hostile:
         return os.system, ("touch hostile",)
 
 
+LABELS = "split_labels.pt"
 DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "truncated checkpoint": ("checkpoint.pt", lambda run: cut(run / "checkpoint.pt")),
     "checkpoint with a flipped bit": ("checkpoint.pt", lambda run: flip(run / "checkpoint.pt")),
@@ -65,12 +66,15 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "checkpoint of something else": ("checkpoint.pt", lambda run: torch.save({"a": 1}, run / "checkpoint.pt")),
     "checkpoint of a list": ("checkpoint.pt", lambda run: torch.save([1], run / "checkpoint.pt")),
     "hostile checkpoint": ("checkpoint.pt", lambda run: torch.save({"a": Hostile()}, run / "checkpoint.pt")),
-    "dataset for a checkpoint": ("checkpoint.pt", lambda run: shutil.copy(run / "dataset.pt", run / "checkpoint.pt")),
+    "labels for a checkpoint": ("checkpoint.pt", lambda run: shutil.copy(run / LABELS, run / "checkpoint.pt")),
     "no checkpoint": ("checkpoint", lambda run: (run / "checkpoint.pt").unlink()),
-    "truncated dataset": ("dataset.pt", lambda run: cut(run / "dataset.pt")),
-    "dataset with a flipped bit": ("dataset.pt", lambda run: flip(run / "dataset.pt")),
-    "checkpoint for a dataset": ("dataset.pt", lambda run: shutil.copy(run / "checkpoint.pt", run / "dataset.pt")),
-    "no dataset": ("dataset.pt", lambda run: (run / "dataset.pt").unlink()),
+    "truncated labels": (LABELS, lambda run: cut(run / LABELS)),
+    "checkpoint for labels": (LABELS, lambda run: shutil.copy(run / "checkpoint.pt", run / LABELS)),
+    "truncated ratings": ("items.npy", lambda run: cut(run / "dataset" / "items.npy")),
+    "ratings with a flipped bit": ("values.npy", lambda run: flip(run / "dataset" / "values.npy")),
+    "dataset without a header": ("prepared.json", lambda run: (run / "dataset" / "prepared.json").unlink()),
+    "header with a flipped bit": ("prepared.json", lambda run: flip(run / "dataset" / "prepared.json")),
+    "no dataset": ("prepared.json", lambda run: shutil.rmtree(run / "dataset")),
     "truncated config": ("config.json", lambda run: cut(run / "config.json")),
     "config with a flipped bit": ("config.json", lambda run: flip(run / "config.json")),
     "config that is a list": ("config.json", lambda run: (run / "config.json").write_text("[]")),

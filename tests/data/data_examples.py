@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mfrec.data.dataset import Dataset
+from mfrec.data.prepared import open_prepared, write_prepared
 from mfrec.data.readers import read_raw_tables
 from mfrec.errors import InputError
 
@@ -69,11 +70,10 @@ def rows(frame: pd.DataFrame) -> list[tuple[object, ...]]:
 
 
 def through_a_file(dataset: Dataset) -> Dataset:
-    """The dataset after its state was saved and loaded."""
-    file = io.BytesIO()
-    torch.save(dataset.state_dict(), file)
-    file.seek(0)
-    return Dataset.from_state(torch.load(file, weights_only=True))
+    """The dataset after it was written and opened; mapped files outlast their names."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_prepared(dataset, Path(folder) / "prepared")
+        return open_prepared(Path(folder) / "prepared")
 
 
 def assert_same(a: Dataset, b: Dataset) -> None:

@@ -115,7 +115,7 @@ def test_any_ratings_file_is_read_or_refused(tmp_path: Path, data: bytes, column
 def test_what_arrow_reads_is_what_the_lines_hold(data: bytes) -> None:
     fast = read_or_refuse(read_ratings, "file", data, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parsing, "_parse", parsing._parse_by_line)
+        patch.setattr(parsing, "parsed", parsing._parsed_by_line)
         defined = read_or_refuse(read_ratings, "file", data, None)
     assert (fast is None) == (defined is None)
     if fast is not None:

@@ -110,24 +110,28 @@ def test_a_rating_is_in_the_session_of_the_user_s_nearest_training_rating_within
 
 
 @given(ROWS)
-def test_the_pattern_has_the_sessions_of_each_rating(rows):
+def test_the_patterns_have_the_sessions_of_each_rating(rows):
     ratings = timed(rows)
     sessions = Sessions(ratings, GAPS)
-    pattern = sessions.pattern(ratings)
-    assert pattern.shape == (len(ratings), len(sessions))
-    assert sessions.pattern(ratings) is pattern
-    # Every training rating is in one session of every gap.
-    expected = sessions.at(ratings.users, ratings.timestamps).T
-    assert pattern.crow.tolist() == list(range(0, 3 * len(rows) + 1, 3))
-    assert torch.equal(pattern.col.reshape(-1, len(GAPS)).long(), expected)
+    patterns = sessions.patterns(ratings)
+    assert sessions.patterns(ratings) is patterns
+    assert sum(pattern.shape[1] for pattern in patterns) == len(sessions)
+    expected = sessions.at(ratings.users, ratings.timestamps)
+    for pattern, numbers, level in zip(patterns, expected, sessions.slices, strict=True):
+        assert pattern.shape == (len(ratings), level.stop - level.start)
+        # Every training rating is in one session of every gap.
+        assert pattern.crow.tolist() == list(range(len(rows) + 1))
+        assert torch.equal(pattern.col + level.start, numbers)
 
 
 def test_a_held_out_rating_has_an_entry_for_each_gap_that_reaches_it():
     sessions = Sessions(timed([(0, 0, 100), (0, 1, 103), (1, 2, 100)]), GAPS)
     held_out = timed([(0, 2, 100), (0, 3, 101), (0, 4, 109), (0, 5, 200), (2, 6, 100)])
-    pattern = sessions.pattern(held_out)
-    assert pattern.crow.diff().tolist() == [3, 2, 1, 0, 0]
-    assert torch.equal(pattern.col[:3].long(), sessions.at(torch.tensor([0]), torch.tensor([100]))[:, 0])
+    patterns = sessions.patterns(held_out)
+    counts = [pattern.counts.tolist() for pattern in patterns]
+    assert counts == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]
+    firsts = [int(pattern.col[0]) + level.start for pattern, level in zip(patterns, sessions.slices, strict=True)]
+    assert firsts == sessions.at(torch.tensor([0]), torch.tensor([100]))[:, 0].tolist()
 
 
 def test_a_gap_s_bound_belongs_to_the_session():
@@ -149,7 +153,7 @@ def test_without_training_ratings_no_rating_has_a_session():
     assert (len(sessions), sessions.starts) == (0, (0, 0, 0, 0))
     held_out = timed([(0, 0, 1), (1, 1, 2)])
     assert sessions.at(held_out.users, held_out.timestamps).tolist() == [[-1, -1]] * 3
-    assert sessions.pattern(held_out).n_entries == 0
+    assert [pattern.n_entries for pattern in sessions.patterns(held_out)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +171,7 @@ def test_ratings_without_timestamps_are_refused():
     with pytest.raises(InputError, match=message):
         Sessions(timeless, GAPS)
     with pytest.raises(InputError, match=message):
-        Sessions(ratings, GAPS).pattern(timeless)
+        Sessions(ratings, GAPS).patterns(timeless)
 
 
 # Leakage.
@@ -218,7 +222,8 @@ def test_sessions_are_made_of_training_ratings_alone(dataset):
     # Had test ratings been among them, there would be other sessions.
     assert whole.starts != alone.starts
     for ratings in result.splits.values():
-        assert torch.equal(trained.pattern(ratings).col, alone.pattern(ratings).col)
+        for pattern, expected in zip(trained.patterns(ratings), alone.patterns(ratings), strict=True):
+            assert torch.equal(pattern.col, expected.col)
 
 
 @pytest.mark.parametrize("solver", ["als", "gibbs", "sgd"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -14,15 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_examples import resume, small_config, train_small
 
+from mfrec.data.dataset import Dataset
+from mfrec.data.files import read_tensors, write_json, write_tensors
+from mfrec.data.loading import load_dataset
+from mfrec.data.prepared import open_prepared, write_prepared
 from mfrec.errors import InputError
 from mfrec.experiments.config import ExperimentConfig
-from mfrec.experiments.files import read_tensors, write_json, write_tensors
 from mfrec.experiments.run import FORMAT, Run, load_run
 from mfrec.experiments.training import train
 from mfrec.model.losses import LOSSES
 from mfrec.solvers.base import SOLVERS
 
-FILES = ("config.json", "dataset.pt", "checkpoint.pt", "metrics.json")
+TENSORS = ("split_labels.pt", "checkpoint.pt")
+MAPPED = ("dataset/items.npy", "dataset/item_order.npy", "dataset/items.arrow")
+FILES = ("config.json", "dataset/prepared.json", *MAPPED, *TENSORS, "metrics.json")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,12 @@ def assert_refused(path: Path, *words: str) -> None:
     assert "--" not in message
 
 
+def same_data(a: Dataset, b: Dataset) -> bool:
+    tensors = ((x.ratings.users, x.ratings.items, x.ratings.values) for x in (a, b))
+    is_same = all(itertools.starmap(torch.equal, zip(*tensors, strict=True)))
+    return is_same and a.rating_range == b.rating_range and a.items.equals(b.items) and a.user_ids.equals(b.user_ids)
+
+
 # What it holds.
 
 
@@ -82,7 +94,7 @@ def test_config_json_is_a_configuration_for_a_new_run(finished: Path) -> None:
 
 
 def test_torch_loads_every_file_of_tensors_with_weights_only(finished: Path) -> None:
-    for name in ("checkpoint.pt", "dataset.pt"):
+    for name in TENSORS:
         assert torch.load(finished / name, weights_only=True)
 
 
@@ -143,7 +155,7 @@ def test_a_run_with_a_damaged_file_is_not_resumed(name: str, run: Path) -> None:
         resume(run, epochs=6)
 
 
-@pytest.mark.parametrize("name", ["dataset.pt", "checkpoint.pt", "metrics.json"])
+@pytest.mark.parametrize("name", FILES[1:])
 def test_a_missing_file_is_named(name: str, run: Path) -> None:
     (run / name).unlink()
     assert_refused(run, str(run), "train again" if name != "metrics.json" else "has not ended; resume it")
@@ -166,16 +178,52 @@ def test_a_dataset_of_another_size_is_refused(run: Path, tmp_path: Path) -> None
     from mfrec.data.synthetic import synthetic
 
     dataset = synthetic(n_users=20, n_items=10, n_ratings=100, generator=torch.Generator().manual_seed(0))
+    shutil.rmtree(run / "dataset")
     Run(run).write_dataset(dataset, torch.zeros(100))
-    assert_refused(run, "checkpoint.pt and dataset.pt", "differ in size")
+    assert_refused(run, "checkpoint.pt and dataset of", "differ in size")
 
 
-@pytest.mark.parametrize("name", ["dataset.pt", "checkpoint.pt"])
+def test_split_labels_of_another_dataset_are_refused(run: Path, tiny: Path, tmp_path: Path) -> None:
+    fewer = train_small(tiny, tmp_path, "fewer", rating_range=(0, 9))
+    shutil.copy(fewer / "split_labels.pt", run / "split_labels.pt")
+    assert_refused(run, str(run / "split_labels.pt"), "another dataset", "train again")
+
+
+def test_a_run_on_a_prepared_dataset_costs_no_space_for_it(tiny: Path, tmp_path: Path) -> None:
+    write_prepared(load_dataset(tiny), tmp_path / "prepared")
+    train(small_config(tiny, tmp_path, name="run"), open_prepared(tmp_path / "prepared"))
+    for name in MAPPED:
+        assert (tmp_path / "prepared" / Path(name).name).samefile(tmp_path / "run" / name)
+
+
+def test_a_copied_run_is_complete_without_the_folder_of_its_dataset(tiny: Path, tmp_path: Path) -> None:
+    write_prepared(load_dataset(tiny), tmp_path / "prepared")
+    train(small_config(tiny, tmp_path, name="run"), open_prepared(tmp_path / "prepared"))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "prepared")
+    shutil.rmtree(tmp_path / "run")
+    assert same_data(Run.open(tmp_path / "copy").dataset()[0], load_dataset(tiny))
+    assert load_run(tmp_path / "copy").recommend(1, n=1) is not None
+
+
+def test_a_run_on_a_dataset_that_was_replaced_meanwhile_keeps_the_data_of_its_training(
+    tiny: Path, tmp_path: Path
+) -> None:
+    write_prepared(load_dataset(tiny), tmp_path / "prepared")
+    dataset = open_prepared(tmp_path / "prepared")
+    shutil.rmtree(tmp_path / "prepared")
+    write_prepared(load_dataset(tiny, rating_range=(0, 9)), tmp_path / "prepared")
+    train(small_config(tiny, tmp_path, name="run"), dataset)
+    assert same_data(Run.open(tmp_path / "run").dataset()[0], load_dataset(tiny))
+
+
+@pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize(
     "state",
     [
         {},
         {"dataset": None, "split_labels": None},
+        {"dataset": "sha256:0", "split_labels": torch.zeros(600)},
         {"model": {}, "solver": {}, "posterior": {}, "progress": {}, "first_fit": None},
         {"model": 1, "solver": 2, "posterior": 3, "progress": {"best_model": {"a": 1}}, "first_fit": None},
     ],

@@ -99,9 +99,8 @@ def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     after_4 = Path(shutil.copytree(killed, tmp_path_factory.mktemp("killed") / "after 4"))
     wait_for_another_second()
     resume_run(killed, 7)
-    for file in after_4.iterdir():  # as if the checkpoints of epochs 5 to 7 had been lost
-        if not file.name.startswith("events"):
-            shutil.copy(file, killed)
+    # As if the checkpoints of epochs 5 to 7 had been lost.
+    shutil.copytree(after_4, killed, ignore=shutil.ignore_patterns("events*", "dataset"), dirs_exist_ok=True)
     wait_for_another_second()
     for run in (resumed, killed):
         resume_run(run, EPOCHS)

@@ -46,8 +46,9 @@ def test_a_run_holds_its_options_data_model_and_figures(tiny: Path, tmp_path: Pa
     assert sorted(path.name for path in run.path.iterdir()) == [
         "checkpoint.pt",
         "config.json",
-        "dataset.pt",
+        "dataset",
         "metrics.json",
+        "split_labels.pt",
     ]
 
 

@@ -19,8 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfrec.errors import InputError
-from mfrec.experiments.files import (
+from mfrec.data.files import (
     COMMENT,
     COMMENT_LENGTH,
     read_json,
@@ -29,6 +28,7 @@ from mfrec.experiments.files import (
     write_json,
     write_tensors,
 )
+from mfrec.errors import InputError
 
 STATE = {"weights": torch.arange(600.0), "names": ["Amélie", "b"], "progress": {"epoch": 3, "best": None}}
 VALUES = {"format": 5, "solver": "sgd", "data": {"data": "Amélie", "rating_range": [1, 5.0]}, "rmse": 0.1 + 0.2}

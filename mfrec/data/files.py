@@ -1,4 +1,4 @@
-"""Read and write a run's files: atomically, with a checksum that is verified on reading.
+"""Read and write files of tensors and of JSON: atomically, with a checksum that is verified on reading.
 
 A file of tensors is the zip archive that `torch.save` writes; the SHA-256 of all bytes before it is the archive's
 comment, so that `torch.load` and unzip still open the file.  A JSON file has the SHA-256 of all lines below it as its
@@ -33,6 +33,7 @@ CHUNK_BYTES = 1 << 20
 JSON_HEADER = '{\n  "checksum": "sha256:%s",\n'
 JSON_HEADER_PATTERN = re.compile(re.escape(JSON_HEADER).replace("%s", "([0-9a-f]{64})").encode())
 
+TRAIN_AGAIN = "train again"
 WRONG_CHECKSUM, NOT_JSON = "its checksum does not match", "it is not a JSON object"
 
 
@@ -60,10 +61,10 @@ def read_tensors(path: Path) -> dict[str, Any]:
         # One handle for both, because a training process may replace the file in between.
         with path.open("rb") as file:
             if not _is_intact(file):
-                raise _damaged(path, WRONG_CHECKSUM)
+                raise damaged(path, WRONG_CHECKSUM)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} holds Python objects, which mfrec neither writes nor loads; delete it, and train again"
@@ -100,11 +101,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, (JSON_HEADER % hashlib.sha256(lines).hexdigest()).encode(), lines)
 
 
-def read_json(path: Path, version: int | None = None) -> dict[str, Any]:
+def read_json(path: Path, version: int | None = None, remedy: str = TRAIN_AGAIN) -> dict[str, Any]:
     """Read what `write_json` wrote, without the checksum.
 
     Args:
         version: the "format" that the object must have.
+        remedy: how to make the file again, for messages.
 
     Raises:
         InputError: the file is missing, damaged, edited, or of another version.
@@ -112,20 +114,20 @@ def read_json(path: Path, version: int | None = None) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error, remedy) from error
     header = JSON_HEADER_PATTERN.match(content)
     if header is not None and hashlib.sha256(content[header.end() :]).hexdigest().encode() != header.group(1):
-        raise _damaged(path, WRONG_CHECKSUM)
+        raise damaged(path, WRONG_CHECKSUM, remedy)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
-        raise _damaged(path, NOT_JSON) from None
+        raise damaged(path, NOT_JSON, remedy) from None
     if not isinstance(value, dict):
-        raise _damaged(path, NOT_JSON)
+        raise damaged(path, NOT_JSON, remedy)
     if version is not None and value.get("format") != version:
-        raise InputError(f"{path} was written by another version of mfrec; train again with this one")
+        raise InputError(f"{path} was written by another version of mfrec; {remedy} with this one")
     if header is None:
-        raise _damaged(path, "it has no checksum")
+        raise damaged(path, "it has no checksum", remedy)
     return {name: content for name, content in value.items() if name != "checksum"}
 
 
@@ -143,27 +145,47 @@ def write_atomically(path: Path, *chunks: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise InputError(
-                f"{path} cannot be written ({error.strerror}); free some space or give write permission, then try again"
-            ) from error
+            raise unwritable(path, error) from error
         raise
 
 
-def _damaged(path: Path, reason: str) -> InputError:
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The error, for the caller to raise, about a file or folder that cannot be written."""
     return InputError(
-        f"{path} was damaged or edited after mfrec wrote it ({reason}); restore it from a copy, or train again"
+        f"{path} cannot be written ({error.strerror}); free some space or give write permission, then try again"
     )
 
 
-def _unreadable(path: Path, error: OSError) -> InputError:
+def damaged(path: Path, reason: str, remedy: str = TRAIN_AGAIN) -> InputError:
+    """The error, for the caller to raise, about a file whose content has changed.
+
+    Args:
+        remedy: how to make the file again.
+    """
+    return InputError(
+        f"{path} was damaged or edited after mfrec wrote it ({reason}); restore it from a copy, or {remedy}"
+    )
+
+
+def unreadable(path: Path, error: OSError, remedy: str = TRAIN_AGAIN) -> InputError:
+    """The error, for the caller to raise, about a file that is missing or cannot be opened.
+
+    Args:
+        remedy: how to make the file again.
+    """
     if isinstance(error, FileNotFoundError):
-        return InputError(f"{path.parent} has no {path.name}; restore it, or train again")
-    return InputError(f"{path} cannot be read ({error.strerror}); give read permission, or train again")
+        return InputError(f"{path.parent} has no {path.name}; restore it, or {remedy}")
+    return InputError(f"{path} cannot be read ({error.strerror}); give read permission, or {remedy}")
