@@ -8,20 +8,25 @@ Over the entries (r, c) of a pattern:
 Neither builds anything of shape (rows × cols) or (entries × rank).  Each reads the pattern once and the factors of
 every entry's column once: at rank k a product moves about 4·k bytes per entry from the cache that holds the smaller
 matrix.  `torch.sparse` computes both on CPU and CUDA.  If a build or device lacks one, blocked gathers give the same
-numbers more slowly.
+numbers more slowly.  Programs in Triton (`mfrec.kernels.triton_products`) do so where `TRITON_DEVICES` asks for them.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mfrec.errors import InputError
+
+if TYPE_CHECKING:
+    from mfrec.kernels.triton_products import Segments
 
 logger = logging.getLogger("mfrec.sparse")
 
@@ -34,6 +39,10 @@ CHECKED = 2**20
 # Entries from which sorting them by counting, on the CPU, repays the third of a second in which numba is imported.  To
 # sort 2^23 entries and transpose them takes torch .67 s on one thread, counting .35 s; for 25 million 2.8 s and 1.4 s.
 COUNTED = 2**23
+
+
+# Types of devices, such as "cuda", whose products Triton computes and not torch: none, until a GPU has measured them.
+TRITON_DEVICES: set[str] = set()
 
 
 class CSRPattern:
@@ -93,6 +102,13 @@ class CSRPattern:
             crow, rows = _starts(self.col.index_select(0, order), self.shape[1]), self.row.index_select(0, order)
         return order, CSRPattern(crow, rows, (self.shape[1], self.shape[0]))
 
+    @cached_property
+    def segments(self) -> Segments:
+        """Pieces of rows, for the programs in Triton."""
+        from mfrec.kernels.triton_products import segments  # Triton is imported where it runs
+
+        return segments(self.crow, self.col)
+
     def select(self, entries: Tensor) -> CSRPattern:
         """The pattern of these entries alone, (n,) int64 positions in ascending order."""
         crow = torch.searchsorted(entries, self.crow.long()).to(self.crow.dtype)
@@ -102,6 +118,15 @@ class CSRPattern:
         """The pattern of rows first … end-1 alone."""
         crow = self.crow[first : end + 1]
         return CSRPattern(crow - crow[0], self.col[int(crow[0]) : int(crow[-1])], (len(crow) - 1, self.shape[1]))
+
+    def row_blocks(self, n_rows: int) -> Iterator[tuple[slice, slice, CSRPattern]]:
+        """Blocks of up to n_rows rows: the rows, their entries, and the pattern of these rows alone."""
+        # A GPU is waited for once for all blocks.
+        starts = [*self.crow[:-1:n_rows].tolist(), self.n_entries]
+        for block, (first, end) in enumerate(pairwise(starts)):
+            rows = slice(block * n_rows, min((block + 1) * n_rows, self.shape[0]))
+            crow = self.crow[rows.start : rows.stop + 1] - first
+            yield rows, slice(first, end), CSRPattern(crow, self.col[first:end], (len(crow) - 1, self.shape[1]))
 
     def apply(self, change: Callable[[Tensor], Tensor]) -> CSRPattern:
         """The pattern with each of its tensors changed, such as moved to another device."""
@@ -240,11 +265,6 @@ class SparseMatrix:
         """The matrix of these entries alone, (n,) int64 positions in ascending order."""
         return SparseMatrix(self.pattern.select(entries), self.values.index_select(0, entries))
 
-    def row_block(self, first: int, end: int) -> SparseMatrix:
-        """Rows first … end-1 alone."""
-        entries = slice(int(self.pattern.crow[first]), int(self.pattern.crow[end]))
-        return SparseMatrix(self.pattern.row_block(first, end), self.values[entries])
-
     def apply(self, change: Callable[[Tensor], Tensor]) -> SparseMatrix:
         """The matrix with each of its tensors changed, such as moved to another device."""
         return SparseMatrix(self.pattern.apply(change), change(self.values))
@@ -264,12 +284,7 @@ def sddmm(pattern: CSRPattern, A: Tensor, B: Tensor) -> Tensor:
         >>> sddmm(diagonal, A, B).tolist()  # of A Bᵀ = [[1, 3], [3, 7]]
         [1.0, 7.0]
     """
-    if torch_has_products(A.device.type, A.dtype):
-        zeros = _csr(pattern, torch.zeros(pattern.n_entries, dtype=A.dtype, device=A.device))
-        # Into the zeros: a new matrix would get copies of the indices.
-        torch.sparse.sampled_addmm(zeros, A, B.mT, beta=0.0, out=zeros)
-        return zeros.values()
-    return gathered_sddmm(pattern, A, B)
+    return products_on(A.device.type, A.dtype).sddmm(pattern, A, B)
 
 
 def spmm(pattern: CSRPattern, values: Tensor, B: Tensor) -> Tensor:
@@ -280,14 +295,60 @@ def spmm(pattern: CSRPattern, values: Tensor, B: Tensor) -> Tensor:
         >>> spmm(diagonal, torch.tensor([10.0, 100.0]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
         [[10.0, 20.0], [300.0, 400.0]]
     """
-    if torch_has_products(B.device.type, B.dtype):
-        return _csr(pattern, values) @ B
-    return gathered_spmm(pattern, values, B)
+    return products_on(B.device.type, B.dtype).spmm(pattern, values, B)
+
+
+def row_products(pattern: CSRPattern, weights: Tensor | None, A: Tensor, B: Tensor) -> Tensor:
+    """(n_rows, k) Σ weight (A[row] · B[col]) B[col] over each row: `spmm` of weighted values of `sddmm`.
+
+    Args:
+        weights: (n_entries,), or None if all are 1.
+        A, B: (n_rows, k) and (n_cols, k).
+    """
+    products = products_on(B.device.type, B.dtype)
+    if products.row_products is not None:
+        return products.row_products(pattern, weights, A, B)
+    values = products.sddmm(pattern, A, B)
+    return products.spmm(pattern, values if weights is None else values * weights, B)
 
 
 def has_kernel(tensor: Tensor) -> bool:
     """Whether kernels compute with tensors like this one."""
     return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+
+
+class Products(NamedTuple):
+    """One way to compute `sddmm` and `spmm`, and `row_products` if it needs one pass and not two."""
+
+    sddmm: Callable[[CSRPattern, Tensor, Tensor], Tensor]
+    spmm: Callable[[CSRPattern, Tensor, Tensor], Tensor]
+    row_products: Callable[[CSRPattern, Tensor | None, Tensor, Tensor], Tensor] | None = None
+
+
+def products_on(device: str, dtype: torch.dtype) -> Products:
+    """The products of a type of device, "cpu" or "cuda"."""
+    if device in TRITON_DEVICES:
+        from mfrec.kernels import triton_products as programs
+
+        return Products(
+            lambda pattern, A, B: programs.sddmm(pattern.segments, A, B),
+            lambda pattern, values, B: programs.spmm(pattern.segments, values, B),
+            lambda pattern, weights, A, B: programs.row_products(pattern.segments, weights, A, B),
+        )
+    if torch_has_products(device, dtype):
+        return Products(_torch_sddmm, _torch_spmm)
+    return Products(gathered_sddmm, gathered_spmm)
+
+
+def _torch_sddmm(pattern: CSRPattern, A: Tensor, B: Tensor) -> Tensor:
+    zeros = _csr(pattern, torch.zeros(pattern.n_entries, dtype=A.dtype, device=A.device))
+    # Into the zeros: a new matrix would get copies of the indices.
+    torch.sparse.sampled_addmm(zeros, A, B.mT, beta=0.0, out=zeros)
+    return zeros.values()
+
+
+def _torch_spmm(pattern: CSRPattern, values: Tensor, B: Tensor) -> Tensor:
+    return _csr(pattern, values) @ B
 
 
 def gathered_sddmm(pattern: CSRPattern, A: Tensor, B: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "mfrec"
 LAYERS = [
     ["errors"],
     ["kernels", "options", "plugins"],
-    ["sparse"],
+    ["processes", "sparse"],
+    ["draws"],
     ["data"],
     ["model"],
     ["posteriors"],

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from mfrec import sparse
 from mfrec.errors import InputError
-from mfrec.sparse import CSRPattern, SparseMatrix, csr_pattern, entry_order, sddmm, spmm
+from mfrec.sparse import CSRPattern, SparseMatrix, csr_pattern, entry_order, row_products, sddmm, spmm
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
@@ -57,6 +57,9 @@ def assert_products_agree(
     for product in (spmm, sparse.gathered_spmm):
         assert_near(product(pattern, matrix.values, B), D @ B)
         assert_near(product(pattern.T, matrix.values[pattern.transpose_order.long()], A), D.T @ A)
+    for weights in (None, matrix.values):
+        values = at_entries if weights is None else at_entries * weights
+        assert_near(row_products(pattern, weights, A, B), dense(matrix.with_values(values)) @ B)
     assert_near(matrix.sddmm(A, B), at_entries)
     assert_near(matrix @ B, D @ B)
     assert_near(matrix.T @ A, D.T @ A)
@@ -159,12 +162,18 @@ def test_a_transpose_is_computed_once():
 def test_a_row_block_holds_its_rows_alone(matrix, data):
     first = data.draw(st.integers(0, matrix.shape[0]))
     end = data.draw(st.integers(first, matrix.shape[0]))
-    block = matrix.row_block(first, end)
-    assert block.shape == (end - first, matrix.shape[1])
-    assert torch.equal(dense(block), dense(matrix)[first:end])
-    pattern = matrix.pattern.row_block(first, end)
-    assert torch.equal(pattern.crow, block.pattern.crow)
-    assert torch.equal(pattern.col, block.pattern.col)
+    pattern, crow = matrix.pattern.row_block(first, end), matrix.pattern.crow
+    assert pattern.shape == (end - first, matrix.shape[1])
+    assert torch.equal(dense(SparseMatrix(pattern, matrix.values[crow[first] : crow[end]])), dense(matrix)[first:end])
+
+
+@given(matrices, st.integers(1, 10))
+def test_row_blocks_hold_all_rows_once(matrix, n_rows):
+    blocks = list(matrix.pattern.row_blocks(n_rows))
+    assert all(1 <= rows.stop - rows.start <= n_rows for rows, _, _ in blocks)
+    parts = [dense(SparseMatrix(pattern, matrix.values[entries])) for _, entries, pattern in blocks]
+    assert torch.equal(torch.cat(parts), dense(matrix))
+    assert [row for rows, _, _ in blocks for row in range(rows.start, rows.stop)] == list(range(matrix.shape[0]))
 
 
 @given(matrices)

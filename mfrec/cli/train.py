@@ -50,17 +50,24 @@ class Train(ExperimentOptions):
         from mfrec.cli.progress import announce_stop, epoch_progress
         from mfrec.evaluation.monitors import monitor
         from mfrec.experiments.interrupts import Interrupts
+        from mfrec.experiments.launch import launched_processes
         from mfrec.experiments.run import Run
         from mfrec.experiments.training import train
 
-        with epoch_progress(config.solver, monitor(config.fit.monitor), quiet=self.json) as on_epoch:
-            result = train(
-                config,
-                run=None if self.resume is None else Run.open(self.resume),
-                on_epoch=on_epoch,
-                stop=Interrupts(announce_stop),
-                command=self.command_line,
-            )
+        with launched_processes() as processes:
+            is_first = processes is None or processes.index == 0
+            quiet = self.json or not is_first
+            with epoch_progress(config.solver, monitor(config.fit.monitor), quiet=quiet) as on_epoch:
+                result = train(
+                    config,
+                    run=None if self.resume is None else Run.open(self.resume),
+                    on_epoch=on_epoch,
+                    stop=Interrupts(announce_stop if is_first else _say_nothing),
+                    command=self.command_line,
+                    processes=processes,
+                )
+        if not is_first:
+            return 130 if result.interrupted else 0
         assert result.run is not None, "every training of the command line has a run folder"
         if result.metrics is None:
             epoch, path = result.progress.epoch, result.run.path
@@ -71,6 +78,10 @@ class Train(ExperimentOptions):
         else:
             print_training(result)
         return 0
+
+
+def _say_nothing() -> None:
+    """For all processes but the first."""
 
 
 def print_training(result: TrainingResult) -> None:

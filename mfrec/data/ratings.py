@@ -151,7 +151,7 @@ class Ratings:
 
     @property
     def n_ratings(self) -> int:
-        """The number of ratings, also `len(ratings)`."""
+        """The number of ratings, also `len(ratings)`; of the ratings of all processes, if they are partitioned."""
         return len(self)
 
     @property
@@ -168,6 +168,48 @@ class Ratings:
     def item_counts(self) -> Tensor:
         """(n_items,) int64 number of ratings of each item."""
         return torch.bincount(self.items, minlength=self.n_items)
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether several processes hold the ratings, each its own; see `mfrec.data.partition`."""
+        return False
+
+    @property
+    def values_by_item(self) -> Tensor:
+        """(n_ratings,) the ratings in the order of the items."""
+        return self.values.index_select(0, self.pattern.transpose_order)
+
+    @property
+    def first_entries(self) -> tuple[int, int]:
+        """The positions of the first rating among those of all processes, by user and by item."""
+        return 0, 0
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of the values, of any shape, over the processes; the values, unless the ratings are partitioned.
+
+        With the methods below, the same lines train in one process and in several.
+        """
+        return values
+
+    def share(self, entity: int, table: Tensor) -> Tensor:
+        """The table, (n_rows, …) of users or items, with the rows that each process computed, in all processes."""
+        return table
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """(n_ratings,) the values of the ratings of all processes, from those of this one."""
+        return values
+
+    def std(self, values: Tensor) -> float:
+        """The standard deviation of the values of the ratings of all processes, from those of this one, (n,)."""
+        return float(values.double().std(correction=0))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any of the processes."""
+        return flag
+
+    def pairs_at(self, positions: Tensor) -> Tensor:
+        """(2, n) int64 users and items of the ratings at these positions, (n,), among those of all processes."""
+        return torch.stack([self.users[positions].long(), self.items[positions].long()])
 
     def weighted(self, values: Tensor) -> Tensor:
         """(n_ratings,) values in the order of the ratings, each multiplied by the weight of its rating."""

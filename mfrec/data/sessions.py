@@ -11,6 +11,7 @@ near the earlier.  If that is not within the gap, it belongs to none.  Held-out 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 import torch
@@ -67,10 +68,15 @@ class Sessions:
         self.starts = tuple(starts)
         # (n_levels, n_ratings) the session of each rating, by user and time.
         self._levels = torch.stack(levels)
-        self._patterns: WeakKeyDictionary[Ratings, CSRPattern] = WeakKeyDictionary()
+        self._patterns: WeakKeyDictionary[Ratings, tuple[CSRPattern, ...]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return self.starts[-1]
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The sessions of each level, as slices of all sessions."""
+        return tuple(slice(first, end) for first, end in pairwise(self.starts))
 
     def _key(self, users: Tensor, times: Tensor) -> Tensor:
         """Numbers that sort like (user, time) among the training ratings; equal for times between the same two."""
@@ -96,22 +102,25 @@ class Sessions:
         is_near = nearest <= torch.tensor(self.gaps, dtype=torch.float64)[:, None]
         return torch.where(is_near, self._levels[:, position], -1).to(device)
 
-    def pattern(self, ratings: Ratings) -> CSRPattern:
-        """The ratings × sessions pattern: the sessions of each rating; made once for each `Ratings`, and kept.
+    def patterns(self, ratings: Ratings) -> tuple[CSRPattern, ...]:
+        """For each level, the pattern of ratings × its sessions; made once for each `Ratings`, and kept.
 
         Raises:
             InputError: the ratings have no timestamps.
         """
         if ratings not in self._patterns:
-            sessions = self.at(ratings.users, _timestamps(ratings)).T
-            belongs = sessions >= 0
-            crow = torch.nn.functional.pad(belongs.sum(1).cumsum(0), (1, 0))
-            size = max(len(ratings) * len(self.gaps), len(self))
-            dtype = torch.int32 if size < 2**31 else torch.int64
-            # Levels come in ascending order, so that a rating's sessions do too.
-            entries = sessions[belongs].to(dtype)
-            self._patterns[ratings] = CSRPattern(crow.to(dtype), entries, (len(ratings), len(self)))
+            numbers = self.at(ratings.users, _timestamps(ratings))
+            levels = zip(numbers, self.slices, strict=True)
+            self._patterns[ratings] = tuple(_pattern(of_level - rows.start, rows) for of_level, rows in levels)
         return self._patterns[ratings]
+
+
+def _pattern(numbers: Tensor, rows: slice) -> CSRPattern:
+    """The pattern of ratings × the sessions of a level, by each rating's session, (n_ratings,); negative means none."""
+    belongs, shape = numbers >= 0, (len(numbers), rows.stop - rows.start)
+    dtype = torch.int32 if max(shape) < 2**31 else torch.int64
+    crow = torch.nn.functional.pad(belongs.cumsum(0), (1, 0))
+    return CSRPattern(crow.to(dtype), numbers[belongs].to(dtype), shape)
 
 
 def _timestamps(ratings: Ratings) -> Tensor:

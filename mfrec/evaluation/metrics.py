@@ -80,9 +80,10 @@ def evaluate(model: MatrixFactorization, ratings: Ratings, objective: Objective)
     whose cost has no penalty, pass `Objective(l2=0, loss=…)`.
     """
     predictions = model.predict_observed(ratings)
-    cost = objective.losses(predictions, ratings.values, ratings)[0].sum() + objective.penalty(model, ratings)
-    predictions = model.clip(predictions)
-    measured = {name: metric.function(predictions, ratings.values) for name, metric in METRICS.items()}
+    loss = ratings.total(objective.losses(predictions, ratings.values, ratings)[0].sum())
+    cost = loss + objective.penalty(model, ratings)
+    predictions, values = ratings.gathered(model.clip(predictions)), ratings.gathered(ratings.values)
+    measured = {name: metric.function(predictions, values) for name, metric in METRICS.items()}
     return {**measured, "cost": float(cost)}
 
 

@@ -73,11 +73,16 @@ class RankingMonitor(Monitor):
         """
         low, high = model.rating_range.tolist()
         threshold = relevance_threshold((low, high))
-        require_relevant(held_out, threshold)
+        is_relevant = held_out.values >= threshold
+        if not held_out.any(bool(is_relevant.any())):
+            require_relevant(held_out, threshold)
         # Users without relevant items would not enter the mean: they are not ranked.
-        users = held_out.users[held_out.values >= threshold].unique()
-        recommended, _ = top_k(model, users, self.n, train)
-        return float(ranking_metrics(recommended, users, held_out, threshold, n=self.n)[self.metric].mean())
+        users = held_out.users[is_relevant].unique()
+        values = users.new_empty(0, dtype=torch.float64)
+        if len(users):
+            recommended, _ = top_k(model, users, self.n, train)
+            values = ranking_metrics(recommended, users, held_out, threshold, n=self.n)[self.metric]
+        return float(held_out.gathered(values).mean())
 
 
 def monitor(name: str) -> Monitor:

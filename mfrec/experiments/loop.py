@@ -128,7 +128,7 @@ def fit(
         solver.plan(epochs)
         loop.evaluate_epoch({})
         loop.save_now()
-    while progress.epoch < epochs and not out_of_patience(progress, patience) and not stop():
+    while progress.epoch < epochs and not out_of_patience(progress, patience) and not loop.any(stop()):
         loop.run_epoch()
     loop.save_now()
     if progress.best_model:
@@ -185,7 +185,9 @@ class _Loop:
         self.stops_early = uses_early_stopping(solver)
         self.splits = {"train": solver.ratings} | ({} if validation is None else {"valid": validation})
         self.ceilings = {
-            name: EXPLODED * 0.5 * float(ratings.values.double().square().sum()) if self.stops_early else math.inf
+            name: EXPLODED * 0.5 * float(ratings.total(ratings.values.double().square().sum()))
+            if self.stops_early
+            else math.inf
             for name, ratings in self.splits.items()
         }
         self.save_due = 0.0
@@ -200,11 +202,15 @@ class _Loop:
         result = self.evaluate_epoch(values)
         if self.stops_early and result.valid is not None:
             self._note_if_best(result.valid[self.monitor.name])
-        if time.monotonic() > self.save_due:
+        if self.any(time.monotonic() > self.save_due):
             if result.train is None and result.valid is None:
                 # A diverged state must not replace the last checkpoint.
                 self._check_cost(self._evaluate(["train"]), result)
             self.save_now()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any of the processes that train together: they go on, or end, together."""
+        return self.solver.ratings.any(flag)
 
     def evaluate_epoch(self, solver_values: dict[str, float]) -> Epoch:
         """Evaluate the splits that are due, log them, and check that the cost has not exploded."""

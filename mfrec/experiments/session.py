@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mfrec.data.dataset import Dataset
+from mfrec.data.partition import partitioned_splits, require_same_data
 from mfrec.data.ratings import Ratings
 from mfrec.data.splits import SPLIT_NAMES, split_by_labels
 from mfrec.errors import OptionError
@@ -27,6 +28,7 @@ from mfrec.experiments.resuming import MAY_CHANGE, require_work, with_changes
 from mfrec.experiments.run import Run
 from mfrec.experiments.run_log import log_results, log_settings
 from mfrec.posteriors.predictive import predictive_model
+from mfrec.processes import Processes
 
 # What opens loggers, given the run folder, and the epoch that a resumed run starts from or None.
 OpenLoggers = Callable[[Path, int | None], Sequence[Logger]]
@@ -38,6 +40,7 @@ class Session:
     Args:
         split_labels: as drawn, before a refit.
         first_fit: the results of the first fit, if this is the refit.
+        processes: those that train together, each a session of its own; only the first one writes and logs.
 
     Raises:
         InputError: the model, the solver or the device refuse an option, or a refit lacks validation ratings.
@@ -50,8 +53,11 @@ class Session:
         split_labels: Tensor,
         run: Run | None = None,
         first_fit: dict[str, Any] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.config, self.dataset, self.drawn_labels, self.run = config, dataset, split_labels, run
+        self.processes = processes
+        self.is_first = processes is None or processes.index == 0
         self.device = training_device(config)
         self.resumed_at: int | None = None
         self._build(first_fit)
@@ -61,12 +67,19 @@ class Session:
     def _build(self, first_fit: dict[str, Any] | None) -> None:
         self.first_fit = first_fit
         self.split_labels = self.drawn_labels if first_fit is None else refit_labels(self.drawn_labels)
-        self.splits = split_by_labels(self.dataset.ratings.to(self.device), self.split_labels)
+        self.splits = self._splits()
         self.solver = build_solver(self.config, self.dataset, self.splits["train"])
         self.progress = Progress()
 
+    def _splits(self) -> dict[str, Ratings]:
+        """The ratings of each split, those of this process, on the device."""
+        if self.processes is None:
+            return split_by_labels(self.dataset.ratings.to(self.device), self.split_labels)
+        require_same_data(self.dataset.ratings, self.split_labels, self.processes)
+        return {**partitioned_splits(self.dataset.ratings, self.split_labels, self.processes, self.device)}
+
     @classmethod
-    def resumed(cls, config: ExperimentConfig, run: Run) -> Session:
+    def resumed(cls, config: ExperimentConfig, run: Run, processes: Processes | None = None) -> Session:
         """The training of a run, at its last checkpoint.
 
         Raises:
@@ -75,7 +88,7 @@ class Session:
         state, before = run.checkpoint(), run.config()
         first_fit = state["first_fit"]
         config = with_changes(run, before, config, MAY_CHANGE - ({"epochs", "patience"} if first_fit else set()))
-        session = cls(config, *run.dataset(), run, first_fit)
+        session = cls(config, *run.dataset(), run, first_fit, processes)
         session.progress = run.restore(session.solver, state)
         # A run killed between its last epoch and its metrics has only these left to do.
         if run.has_metrics():
@@ -86,6 +99,10 @@ class Session:
     def create_run(self) -> None:
         """Create the run folder if one is configured; of a resumed run, update its options."""
         options = self.config.run
+        if self.processes is not None:
+            self.processes.any(False)  # all have read the run
+        if not self.is_first:
+            return
         if self.run is not None:
             self.run.remove_metrics()
             self.run.write_config(self.config)
@@ -97,7 +114,7 @@ class Session:
 
     def remove_run_if_untrained(self) -> None:
         """Remove the run folder unless an epoch in it was saved."""
-        if self.run is None:
+        if self.run is None or not self.is_first:
             return
         if self.run.has_checkpoint():
             state = self.run.checkpoint()
@@ -120,6 +137,8 @@ class Session:
             yield opened
 
     def _open(self, loggers: OpenLoggers | None) -> Sequence[Logger]:
+        if not self.is_first:
+            return (Logger(),)  # which does nothing, so that all processes measure alike
         if self.run is None:
             return ()
         if loggers is not None:
@@ -167,16 +186,22 @@ class Session:
                 log_every=self.config.run.log_every or epochs,
                 loggers=loggers,
                 on_epoch=on_epoch,
-                save=None if self.run is None else self._save,
+                save=self._save if self.is_saved else None,
                 progress=self.progress,
                 stop=lambda: stop() or end_early(),
                 recent_bias=self.config.model.recent_bias,
             )
         return self.progress.epoch >= epochs or out_of_patience(self.progress, options.patience) or end_early()
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether the first process has a run folder."""
+        return self.run is not None or self.config.run.run_dir is not None
+
     def _save(self, state: Mapping[str, Any]) -> None:
-        assert self.run is not None
-        self.run.write_checkpoint({**state, "first_fit": self.first_fit})
+        if self.is_first:
+            assert self.run is not None
+            self.run.write_checkpoint({**state, "first_fit": self.first_fit})
 
     def _first_results(self) -> dict[str, Any]:
         progress = self.progress
@@ -199,6 +224,17 @@ class Session:
 
     def finish(self, loggers: Sequence[Logger]) -> dict[str, Any]:
         """Evaluate the trained model, write its metrics, and log them."""
+        if self.processes is None:
+            return self._finish(loggers)
+        # The first process alone measures the final model, on all ratings, as if it had trained alone.
+        processes, self.processes = self.processes, None
+        metrics: dict[str, Any] = {}
+        if self.is_first:
+            self.splits = self._splits()
+            metrics = self._finish(loggers)
+        return processes.from_first(metrics)
+
+    def _finish(self, loggers: Sequence[Logger]) -> dict[str, Any]:
         progress, first_fit, ratings = self.progress, self.first_fit, self.dataset.ratings
         measured = self._measure(list(self.splits))
         if first_fit is not None:

@@ -24,6 +24,7 @@ from mfrec.inference.trained_model import TrainedModel
 from mfrec.plugins import import_plugins
 from mfrec.posteriors.base import Posterior
 from mfrec.posteriors.predictive import predictive_model
+from mfrec.processes import Processes
 from mfrec.solvers.base import Solver
 
 VALID_FRACTION, EMBEDDED_VALID_FRACTION = 0.05, 1 / 9
@@ -85,6 +86,7 @@ def train(
     stop: Callable[[], bool] | None = None,
     end_early: Callable[[], bool] | None = None,
     command: str | None = None,
+    processes: Processes | None = None,
 ) -> TrainingResult:
     """Train a model as configured, and save a run folder; or resume the training of one.
 
@@ -106,6 +108,8 @@ def train(
             listens to Ctrl-C meanwhile.
         end_early: asked before every epoch; True ends the training there, as if it had run out of patience.
         command: the command line to log; by default that of this process.
+        processes: those that train together: each calls this function with the same arguments, and reads its own part
+            of the same data.  The first one writes the run; the results of all are alike.
 
     Raises:
         Diverged: the cost exploded.
@@ -127,10 +131,10 @@ def train(
     if run is not None:
         if dataset is not None:
             raise InputError("a resumed run has its own data; give a run or a dataset, not both")
-        session = Session.resumed(config, run)
+        session = Session.resumed(config, run, processes)
     else:
         dataset = load_configured(config) if dataset is None else dataset
-        session = Session(config, dataset, label_splits(config, dataset))
+        session = Session(config, dataset, label_splits(config, dataset), processes=processes)
     try:
         session.create_run()
         with session.logging(loggers, command) as opened:

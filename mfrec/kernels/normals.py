@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mfrec.kernels.compiled import kernel
+from mfrec.kernels.compiled import kernel, parallel
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +26,23 @@ FIRST_SHIFT, SECOND_SHIFT, THIRD_SHIFT, TO_52_BITS = (np.uint64(bits) for bits i
 
 # The probability of each tail.
 TAIL = 0.02425
+# Numbers that one thread draws at a time; they stay in a level-2 cache.
+CHUNK = 2**14
+
+
+def set_normals(seed: int, first: int, out: Array) -> None:
+    """Set `out`, (n,), to the normal numbers of positions first … first + n − 1; `mfrec.draws` has their definition."""
+    n = len(out)
+
+    def set_chunk(task: int) -> None:
+        start = task * CHUNK
+        size = min(CHUNK, n - start)
+        normals, uniforms, tails = np.empty(size), np.empty(size), np.empty(size + 1, np.int64)
+        with np.errstate(all="ignore"):  # without compilation, numpy warns of hashes
+            standard_normals(np.uint64(seed), first + start, size, normals, uniforms, tails)
+        out[start : start + size] = normals
+
+    parallel(set_chunk, -(-n // CHUNK))
 
 
 @kernel

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mfrec.model.entity import Term
 from mfrec.model.factorization import MatrixFactorization
-from mfrec.model.ridge import RatingsView, RidgeProblem
+from mfrec.model.ratings_view import RatingsView
+from mfrec.model.ridge import RidgeProblem
 from mfrec.sparse import spmm
 
 # Numbers of the matrices A that may be held: 2^27 in float32 are 512 MiB.

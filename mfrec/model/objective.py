@@ -32,7 +32,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -110,7 +109,7 @@ class Objective:
     def cost(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """J, a scalar."""
         losses, _ = self.losses(sddmm(ratings.pattern, *model.augmented_factors()), model.targets(ratings), ratings)
-        return losses.sum() + self.penalty(model, ratings)
+        return ratings.total(losses.sum()) + self.penalty(model, ratings)
 
     def losses(self, predictions: Tensor, targets: Tensor, ratings: Ratings) -> tuple[Tensor, Tensor]:
         """(n_ratings,) loss of each rating and its derivative in the centred prediction, both weighted."""
@@ -183,14 +182,17 @@ class Objective:
         b ← b − (Sᵀ w ℓ′ + λ_s b) / (Sᵀ w + λ_s): the minimum for the squared error.  J does not rise for any loss whose
         second derivative is at most 1.  For solvers that do not step along all gradients at once.
         """
-        assert model.sessions is not None
-        bias, starts = model.sessions.bias.weight, model.sessions.sessions.starts
-        curvature = model.sessions.sums(ratings, ratings.weighted(torch.ones_like(ratings.values))) + self.session_l2
-        dots = sddmm(ratings.pattern, *model.augmented_factors())
-        for first, end in pairwise(starts):
-            _, errors = self.losses(dots, model.targets(ratings), ratings)
-            slope = model.sessions.sums(ratings, errors) + self.session_l2 * bias
-            bias[first:end] -= slope[first:end] / curvature[first:end]
+        biases = model.sessions
+        assert biases is not None
+        weights = ratings.weighted(torch.ones_like(ratings.values))
+        dots, targets = sddmm(ratings.pattern, *model.augmented_factors()), model.targets(ratings)
+        for level, rows in enumerate(biases.sessions.slices):
+            bias = biases.bias.weight[rows]
+            _, errors = self.losses(dots, targets, ratings)
+            slope = biases.gap_sums(ratings, level, errors) + self.session_l2 * bias
+            change = -slope / (biases.gap_sums(ratings, level, weights) + self.session_l2)
+            targets = targets - biases.gap_effect(ratings, level, change)
+            bias += change
 
     @torch.no_grad()
     def user_cost(self, model: MatrixFactorization, ratings: Ratings, user: int) -> Tensor:
@@ -245,16 +247,33 @@ def cost_and_factor_gradients(
         targets: (n_ratings,) in the order of the ratings.
         offset: μ, () or (n_items,), or None.
     """
-    if _is_compiled(objective, users, items, targets):
-        return _compiled_cost_and_factor_gradients(users, items, targets, ratings, offset)
-    targets = targets if offset is None else targets - offset_at(offset, ratings.items)
-    losses, errors = objective.losses(sddmm(ratings.pattern, users, items), targets, ratings)
-    return losses.sum(), factor_gradients(ratings.pattern, errors, users, items)
+    if objective.loss is squared_error and _is_compiled(users, items, targets, ratings):
+        cost, gradients = _compiled_cost_and_factor_gradients(users, items, targets, ratings, offset)
+    else:
+        targets = targets if offset is None else targets - offset_at(offset, ratings.items)
+        losses, errors = objective.losses(sddmm(ratings.pattern, users, items), targets, ratings)
+        cost = losses.sum()
+        if ratings.is_partitioned:
+            gradients = _partitioned_factor_gradients(objective, users, items, errors, ratings, offset)
+        else:
+            gradients = factor_gradients(ratings.pattern, errors, users, items)
+    by_user, by_item = (ratings.share(entity, gradient) for entity, gradient in enumerate(gradients))
+    return ratings.total(cost), (by_user, by_item)
 
 
-def _is_compiled(objective: Objective, users: Tensor, items: Tensor, targets: Tensor) -> bool:
+def _partitioned_factor_gradients(
+    objective: Objective, users: Tensor, items: Tensor, errors: Tensor, ratings: Ratings, offset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`factor_gradients` in the rows that this process owns, whose items have errors of their own; others are 0."""
+    pattern, targets = ratings.pattern.T, ratings.values_by_item
+    targets = targets if offset is None else targets - offset_at(offset, pattern.row)
+    _, by_item = objective.loss(sddmm(pattern, items, users), targets)
+    return spmm(ratings.pattern, errors, items), spmm(pattern, by_item, users)
+
+
+def _is_compiled(users: Tensor, items: Tensor, targets: Tensor, ratings: Ratings) -> bool:
     is_uniform = users.dtype == items.dtype == targets.dtype
-    return objective.loss is squared_error and len(targets) >= KERNEL_RATINGS and has_kernel(users) and is_uniform
+    return ratings.n_ratings >= KERNEL_RATINGS and has_kernel(users) and is_uniform
 
 
 def _compiled_cost_and_factor_gradients(

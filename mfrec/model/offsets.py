@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mfrec.data.ratings import Ratings
 from mfrec.errors import OptionError, unknown
+from mfrec.model.entity import ITEM
 from mfrec.sparse import spmm
 
 OFFSETS = ("none", "global", "item")
@@ -38,12 +39,13 @@ def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0, mean: flo
     if damping < 0:
         raise OptionError("damping", f"must be at least 0 (got {damping:g})")
     values = ratings.values.double()
-    mu = values.mean() if mean is None and len(values) else values.new_tensor(mean or 0.0)
+    is_measured = mean is None and ratings.n_ratings > 0
+    mu = ratings.total(values.sum()) / ratings.n_ratings if is_measured else values.new_tensor(mean or 0.0)
     if kind == "global":
         return mu.to(ratings.values.dtype)
     # A product rather than an index_add, whose order of summation is not fixed on a GPU.
     ones = torch.ones(ratings.n_users, 1, dtype=torch.float64, device=ratings.device)
-    sums = spmm(ratings.pattern.T, values.index_select(0, ratings.pattern.transpose_order), ones)[:, 0]
+    sums = ratings.share(ITEM, spmm(ratings.pattern.T, ratings.values_by_item.double(), ones))[:, 0]
     counts = ratings.item_counts
     means = (sums + damping * mu) / (counts + damping)
     return torch.where(counts > 0, means, mu).to(ratings.values.dtype)

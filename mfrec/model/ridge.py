@@ -27,8 +27,7 @@ variances v, each row has another penalty, V = Σ w v, on the whole of θ̃: V �
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +37,11 @@ import torch
 from torch import Tensor
 
 from mfrec.data.features import Features
-from mfrec.data.ratings import Ratings
-from mfrec.model.entity import ITEM, USER, Term
+from mfrec.draws import counter_normals
+from mfrec.model.entity import Term
 from mfrec.model.factorization import MatrixFactorization
-from mfrec.sparse import CSRPattern, has_kernel, sddmm, spmm
+from mfrec.model.ratings_view import RatingsView
+from mfrec.sparse import CSRPattern, has_kernel, row_products, sddmm, spmm
 
 if TYPE_CHECKING:
     from mfrec.model.normal_sums import NormalSums
@@ -50,65 +50,6 @@ if TYPE_CHECKING:
 NORMAL_NUMBERS = 2**24
 # How often a singular row's ridge grows, each time to more than four times its size, until its matrix has factors.
 MAX_RIDGES = 10
-
-
-@dataclass(frozen=True, eq=False)
-class RatingsView:
-    """The ratings in the order of one entity's rows.
-
-    pattern: rows × partners.
-    targets: (n_entries,) ratings less the offset.
-    rating_weights: w, (n_entries,), or None if all are 1.
-    free: (1, k), 1 in the columns to solve for, 0 in that of the constant 1.
-    scales: τ of the rows and of the partners, (n_rows, 1) and (n_cols, 1), or None if all are 1.
-    """
-
-    pattern: CSRPattern
-    targets: Tensor
-    rating_weights: Tensor | None
-    free: Tensor
-    scales: tuple[Tensor, Tensor] | None = None
-
-    @cached_property
-    def weights(self) -> Tensor | None:
-        """(n_entries,) τ τ w, or None if all are 1."""
-        if self.scales is None:
-            return self.rating_weights
-        scales = sddmm(self.pattern, *self.scales)
-        return scales if self.rating_weights is None else scales * self.rating_weights
-
-    def weighted(self, values: Tensor) -> Tensor:
-        """(n_entries,) values, each multiplied by its weight."""
-        return values if self.weights is None else values * self.weights
-
-    def sums(self, partners: Tensor) -> Tensor:
-        """(n_rows, k) the weighted sum of the partners' rows over each row's ratings, for partners of (n_cols, k)."""
-        weights = partners.new_ones(self.pattern.n_entries) if self.weights is None else self.weights
-        return spmm(self.pattern, weights, partners)
-
-
-def ratings_views(model: MatrixFactorization, ratings: Ratings) -> tuple[RatingsView, RatingsView]:
-    """The ratings in the order of the users, and in the order of the items."""
-    targets, free, order = model.targets(ratings), model.free_columns(), ratings.pattern.transpose_order
-    weights = None if ratings.weights is None else ratings.weights.index_select(0, order)
-    return (
-        RatingsView(ratings.pattern, targets, ratings.weights, free[USER]),
-        RatingsView(ratings.pattern.T, targets.index_select(0, order), weights, free[ITEM]),
-    )
-
-
-def reweighted(
-    views: tuple[RatingsView, RatingsView], precision_scales: Sequence[Tensor]
-) -> tuple[RatingsView, RatingsView]:
-    """The views with weights τ_j τ_i w: w are the ratings' own, τ the users' and items' precision scales, (n, 1)."""
-    users, items = precision_scales
-    return replace(views[USER], scales=(users, items)), replace(views[ITEM], scales=(items, users))
-
-
-def retargeted(views: tuple[RatingsView, RatingsView], targets: Tensor) -> tuple[RatingsView, RatingsView]:
-    """The views with other targets, (n_ratings,) in the order of the users."""
-    by_item = targets.index_select(0, views[USER].pattern.transpose_order)
-    return replace(views[USER], targets=targets), replace(views[ITEM], targets=by_item)
 
 
 class RidgeProblem:
@@ -154,8 +95,7 @@ class RidgeProblem:
 
     def row_products(self, rows: Tensor) -> Tensor:
         """(n_rows, k) the ratings' part of H in the rows, for changes of the rows."""
-        pattern = self.view.pattern
-        products = spmm(pattern, self.view.weighted(sddmm(pattern, rows, self.partners)), self.partners)
+        products = row_products(self.view.pattern, self.view.weights, rows, self.partners)
         return products if self.spread is None else products + self.spread * rows
 
     def row_diagonal(self) -> Tensor:
@@ -195,20 +135,23 @@ def ridge_problem(
     rhs_shift: Tensor | None = None,
     variances: Tensor | None = None,
 ) -> RidgeProblem:
-    """The ridge regression of a term of a model as it is.
+    """The ridge regression of a term of a model as it is, for the rows of the view.
 
     Args:
         view: the ratings in the order of the term's entity.
-        ridge, rhs_shift: as in `RidgeProblem`.
+        ridge, rhs_shift: as in `RidgeProblem`, for all rows.
         perturbation: (n_entries,) added to the residuals.
         variances: (n_cols, k) v of the partners.
     """
     factors = model.augmented_factors()
-    rows, partners = factors[term.entity], factors[1 - term.entity]
+    rows, partners = view.of_rows(factors[term.entity]), factors[1 - term.entity]
     residuals = view.targets - sddmm(view.pattern, rows, partners)
     residuals = residuals if perturbation is None else residuals + perturbation
     spread = None if variances is None else (view.sums(variances), rows)
-    return RidgeProblem(view, residuals, model.weights(term), partners, ridge, term.features, rhs_shift, spread)
+    if term.features is not None:
+        return RidgeProblem(view, residuals, model.weights(term), partners, ridge, term.features, rhs_shift, spread)
+    ridge, rhs_shift = view.of_rows(ridge), None if rhs_shift is None else view.of_rows(rhs_shift)
+    return RidgeProblem(view, residuals, view.of_rows(model.weights(term)), partners, ridge, None, rhs_shift, spread)
 
 
 def minimize(
@@ -221,26 +164,26 @@ def minimize(
     rhs_shift: Tensor | None = None,
     variances: Tensor | None = None,
     noise_std: float = 0.0,
-    generator: torch.Generator | None = None,
+    seed: int = 0,
     sums: NormalSums | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The term's W̃ after `steps` conjugate-gradient steps from its current value, and the diagonal of H.
 
+    Of an identity term, only the rows of the view are solved.
+
     Args:
         view: the ratings in the order of the term's entity.
-        ridge, rhs_shift: as in `RidgeProblem`.
+        ridge, rhs_shift: as in `RidgeProblem`, for all rows.
         variances: (n_cols, k) v of the partners; V, its weighted sum over a row's ratings, penalizes the row.
         noise_std: each target is perturbed by a draw from N(0, noise_std² / weight).
-        generator: the source of the noise, on the CPU.
+        seed: of the noise of each rating, which is a function of the seed and of the rating's position, on all devices.
         sums: `normal_sums` of the view, the partners and the variances as they are now; replaces the products.
     """
     if term.features is None and sums is None and has_kernel(ridge):
-        noise = noise_std, int(torch.randint(2**62, (), generator=generator)) if noise_std else 0
-        return _minimize_rows(model, term, view, ridge, steps, rhs_shift, variances, noise)
+        return _minimize_rows(model, term, view, ridge, steps, rhs_shift, variances, (noise_std, seed))
     perturbation = None
     if noise_std:
-        normal = torch.randn(len(view.targets), generator=generator, dtype=ridge.dtype).to(ridge.device)
-        perturbation = normal.mul_(noise_std)
+        perturbation = counter_normals(seed, view.first, len(view.targets), ridge).mul_(noise_std)
         perturbation = perturbation if view.weights is None else perturbation * view.weights.rsqrt()
     if sums is None:
         problem = ridge_problem(model, term, view, ridge, perturbation, rhs_shift, variances)
@@ -261,8 +204,9 @@ def _minimize_rows(
 ) -> tuple[Tensor, Tensor]:
     """`minimize` by the kernel; noise is its standard deviation and its seed."""
     from mfrec.kernels import ridge as kernels  # numba is imported where a kernel runs
+    from mfrec.kernels.normals import INCREMENT
 
-    factors, start = model.augmented_factors(), model.weights(term)
+    factors, start = model.augmented_factors(), view.of_rows(model.weights(term))
     nothing, no_rows = start.new_empty(0), start.new_empty(0, start.shape[1])
     scales = (nothing, nothing) if view.scales is None else (view.scales[0][:, 0], view.scales[1][:, 0])
     entries = kernels.Entries(
@@ -275,17 +219,18 @@ def _minimize_rows(
     )
     scalar, limits = array_of(start).dtype.type, torch.finfo(start.dtype)
     problem = kernels.Regressions(
-        rows=array_of(factors[term.entity]),
+        rows=array_of(view.of_rows(factors[term.entity])),
         start=array_of(start),
         partners=array_of(factors[1 - term.entity]),
         variances=array_of(no_rows if variances is None else variances),
-        ridge=array_of(ridge.expand(len(ridge), start.shape[1])),
-        rhs_shift=array_of(no_rows if rhs_shift is None else rhs_shift),
+        ridge=array_of(view.of_rows(ridge).expand(-1, start.shape[1])),
+        rhs_shift=array_of(no_rows if rhs_shift is None else view.of_rows(rhs_shift)),
         free=array_of(view.free[0]),
         tiny=scalar(limits.tiny),
         eps=scalar(limits.eps),
         noise_std=scalar(noise[0]),
-        seed=np.uint64(noise[1]),
+        # Positions count from the first entry of all processes.
+        seed=np.uint64((noise[1] + view.first * int(INCREMENT)) % 2**64),
     )
     minimum, diagonal = kernels.minimize(entries, problem, steps)
     return torch.from_numpy(minimum), torch.from_numpy(diagonal)
@@ -327,7 +272,7 @@ def minimize_by_cg(problem: RidgeProblem, steps: int) -> Tensor:
 
 def minimize_exactly(problem: RidgeProblem) -> Tensor:
     """The term's W̃ at the minimum, by the Cholesky factors of each row's normal matrix; identity terms only."""
-    columns = problem.view.free[0].nonzero()[:, 0]
+    columns = problem.view.columns
     rhs, ridge = problem.rhs[:, columns], problem.ridge.expand_as(problem.weights)[:, columns]
     weights = problem.weights.clone()
     for rows, normal in normal_matrices(problem.view, problem.partners):
@@ -341,14 +286,11 @@ def normal_matrices(view: RatingsView, partners: Tensor) -> Iterator[tuple[slice
 
     Column a of all matrices of a block is spmm(R, w, x̃_a ∘ X̃): nothing of shape (entries × k) is gathered.
     """
-    free = partners[:, view.free[0] > 0]
-    k, n_rows = free.shape[1], view.pattern.shape[0]
-    size = max(1, NORMAL_NUMBERS // (k * k))
-    for first in range(0, n_rows, size):
-        end = min(first + size, n_rows)
-        entries = slice(int(view.pattern.crow[first]), int(view.pattern.crow[end]))
+    free = partners[:, view.columns]
+    size = max(1, NORMAL_NUMBERS // free.shape[1] ** 2)
+    for rows, entries, pattern in view.pattern.row_blocks(size):
         weights = None if view.weights is None else view.weights[entries]
-        yield slice(first, end), _normal_matrices(view.pattern.row_block(first, end), weights, free)
+        yield rows, _normal_matrices(pattern, weights, free)
 
 
 def _normal_matrices(pattern: CSRPattern, weights: Tensor | None, partners: Tensor) -> Tensor:
@@ -389,7 +331,7 @@ def minimize_by_columns(problem: RidgeProblem, rank: int) -> Tensor:
     view, pattern = problem.view, problem.view.pattern
     weights, residuals = problem.weights.clone(), problem.residuals
     ridge, curvature = problem.ridge.expand_as(weights), problem.diagonal
-    for a in view.free[0].nonzero()[:, 0].tolist():
+    for a in view.columns.tolist():
         partner = problem.partners[:, a : a + 1]
         gradient = ridge[:, a] * weights[:, a] - spmm(pattern, view.weighted(residuals), partner)[:, 0]
         minimum = weights[:, a] - gradient / curvature[:, a]

@@ -2,9 +2,10 @@
 
     ŷ(n) = θ̃_j · x̃_i + μ_i + Σ_l b(l, g_l(n))
 
-g_l(n) is the session of rating n with the l-th gap (`mfrec.data.sessions`).  With S the ratings × sessions pattern, the
-effect of all ratings is S b, and the gradient in b is Sᵀ of the errors.  Solvers subtract S b from the targets, so that
-the products of the factors stay as they are.  A rating in no session has the effect 0, the prior's mean.
+g_l(n) is the session of rating n with the l-th gap (`mfrec.data.sessions`).  S_l is the pattern of ratings × sessions
+by this gap, and S has the columns of all.  The effect of all ratings is S b, and the gradient in b is Sᵀ of the errors.
+Solvers subtract S b from the targets, so that the products of the factors stay as they are.  A rating in no session has
+the effect 0, the prior's mean.
 
 (Koren 2010, "Collaborative filtering with temporal dynamics", has a bias for each user and day.)
 """
@@ -60,12 +61,22 @@ class SessionBiases(nn.Module):
             InputError: the ratings have no timestamps.
         """
         bias = self.bias.weight if bias is None else bias
-        effect: Tensor = _SessionProduct.apply(bias, self.sessions.pattern(ratings))  # type: ignore[no-untyped-call]
+        effects = [self.gap_effect(ratings, level, bias[rows]) for level, rows in enumerate(self.sessions.slices)]
+        return sum(effects[1:], effects[0])
+
+    def gap_effect(self, ratings: Ratings, level: int, bias: Tensor) -> Tensor:
+        """(n_ratings,) S_l b: the effect of the sessions of one gap, whose biases are (n_sessions of the gap, 1)."""
+        pattern = self.sessions.patterns(ratings)[level]
+        effect: Tensor = _SessionProduct.apply(bias, pattern)  # type: ignore[no-untyped-call]
         return effect
 
     def sums(self, ratings: Ratings, values: Tensor) -> Tensor:
         """(n_sessions, 1) Sᵀ v: the sum of values, (n_ratings,), over the ratings of each session."""
-        return _sums(self.sessions.pattern(ratings), values)
+        return torch.cat([_sums(pattern, values) for pattern in self.sessions.patterns(ratings)])
+
+    def gap_sums(self, ratings: Ratings, level: int, values: Tensor) -> Tensor:
+        """(n_sessions of the gap, 1) S_lᵀ v: the sums over the sessions of one gap."""
+        return _sums(self.sessions.patterns(ratings)[level], values)
 
     def at(self, users: Tensor, timestamps: Tensor, bias: Tensor | None = None) -> Tensor:
         """(n,) the effect on a rating by each user, (n,) indices, at each time, (n,) seconds since 1970."""
@@ -89,7 +100,7 @@ def _sums(pattern: CSRPattern, values: Tensor) -> Tensor:
 
 
 class _SessionProduct(torch.autograd.Function):
-    """S b; its backward pass is Sᵀ."""
+    """S_l b; its backward pass is S_lᵀ."""
 
     @staticmethod
     def forward(ctx: Any, bias: Tensor, pattern: CSRPattern) -> Tensor:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mfrec.model.ridge import RatingsView, array_of
+from mfrec.model.ratings_view import RatingsView
+from mfrec.model.ridge import array_of
 from mfrec.sparse import CSRPattern, has_kernel, sddmm, spmm
 
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from mfrec.data.features import Features
+from mfrec.draws import standard_normal
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.model.pair_products import pair_dots
 from mfrec.model.session_biases import SessionBiases
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, Posterior, without_features
-from mfrec.posteriors.draws import standard_normal
 from mfrec.posteriors.new_rows import Conditional, NewRows, RowStatistics, SolvedRows
 from mfrec.posteriors.session_field import SessionField
 from mfrec.sparse import sddmm, spmm

@@ -32,7 +32,8 @@ from mfrec.data.sessions import Sessions
 from mfrec.errors import InputError
 from mfrec.model.entity import ENTITY_NAMES, ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
-from mfrec.model.ridge import RatingsView, RidgeProblem, cholesky, normal_matrices, ratings_views
+from mfrec.model.ratings_view import RatingsView, ratings_views
+from mfrec.model.ridge import RidgeProblem, cholesky, normal_matrices
 from mfrec.model.session_biases import SESSION_BIAS, SessionBiases
 from mfrec.sparse import CSRPattern, sddmm, spmm
 

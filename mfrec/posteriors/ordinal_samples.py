@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mfrec.data.ratings import Ratings
+from mfrec.draws import standard_gamma, standard_normal
 from mfrec.errors import InputError
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
@@ -32,7 +33,6 @@ from mfrec.model.ordinal import OrdinalFactorization
 from mfrec.model.pair_products import pair_dots
 from mfrec.model.session_biases import SESSION_BIAS, SessionBiases
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
-from mfrec.posteriors.draws import standard_gamma, standard_normal
 from mfrec.posteriors.levels import level_names, nearest_levels
 from mfrec.posteriors.new_rows import Conditional, NewRows, RowStatistics, SolvedRows
 from mfrec.posteriors.samples import TURNS, Draw, PosteriorSamples, SampledRows
@@ -48,8 +48,8 @@ N_PAIRS = 4096
 def random_pairs(ratings: Ratings) -> Tensor:
     """(2, N_PAIRS) indices of the user of a random rating and of the item of another; always the same."""
     generator = torch.Generator().manual_seed(0)
-    positions = torch.randint(len(ratings), (2, N_PAIRS), generator=generator).to(ratings.device)
-    return torch.stack([ratings.users[positions[0]].long(), ratings.items[positions[1]].long()])
+    positions = torch.randint(ratings.n_ratings, (2, N_PAIRS), generator=generator).to(ratings.device)
+    return torch.stack([ratings.pairs_at(positions[USER])[USER], ratings.pairs_at(positions[ITEM])[ITEM]])
 
 
 class OrdinalSamples(PosteriorSamples):

@@ -7,7 +7,6 @@ and m = 0.  In a non-negative model it is the minimum over factors of 0 or above
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -94,13 +93,12 @@ class Minimum(Conditional):
     def solve_sessions(self, errors: Tensor, tau: Tensor) -> None:
         """b = Σ w e / (Σ w + λ_s) over a session's ratings, for the sessions of one gap after another."""
         assert self.sessions is not None
-        ratings, bias = self.new_rows.ratings, self.sessions.bias.weight
-        counts = self.sessions.sums(ratings, self.view.weighted(torch.ones_like(errors)))
-        for first, end in pairwise(self.sessions.sessions.starts):
-            sums = self.sessions.sums(ratings, self.view.weighted(errors)) - self.session_l2 * bias
-            change = torch.zeros_like(bias)
-            change[first:end] = (sums / (counts + self.session_l2))[first:end]
-            errors = errors - self.sessions.effect(ratings, change)
+        ratings, weights = self.new_rows.ratings, self.view.weighted(torch.ones_like(errors))
+        for level, rows in enumerate(self.sessions.sessions.slices):
+            bias = self.sessions.bias.weight[rows]
+            sums = self.sessions.gap_sums(ratings, level, self.view.weighted(errors)) - self.session_l2 * bias
+            change = sums / (self.sessions.gap_sums(ratings, level, weights) + self.session_l2)
+            errors = errors - self.sessions.gap_effect(ratings, level, change)
             bias += change
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from mfrec.draws import standard_gamma, standard_normal
 from mfrec.errors import InputError
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
@@ -19,7 +20,6 @@ from mfrec.model.objective import Objective
 from mfrec.model.pair_products import pair_dots
 from mfrec.model.session_biases import SESSION_BIAS, SessionBiases, prior_variances
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, Posterior, without_features
-from mfrec.posteriors.draws import standard_gamma, standard_normal
 from mfrec.posteriors.new_rows import Conditional, NewRows, RowStatistics, SolvedRows
 from mfrec.posteriors.product_mean import ProductMean
 from mfrec.posteriors.session_draws import SessionDraws

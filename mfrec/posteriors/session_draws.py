@@ -17,16 +17,15 @@ With G_l sessions by the l-th gap, and e_n less the effect of the other gaps, th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mfrec.data.ratings import Ratings
+from mfrec.draws import standard_gamma, standard_normal
 from mfrec.model.session_biases import SessionBiases
 from mfrec.posteriors.base import PRIOR_RATE, PRIOR_SHAPE
-from mfrec.posteriors.draws import standard_gamma, standard_normal
 
 
 class SessionDraws:
@@ -60,32 +59,29 @@ class SessionDraws:
             weights: (n_ratings,) v.
             learn: whether to draw λ; new users' sessions have the λ of the training.
         """
-        bias = self.biases.bias.weight
-        evidence = alpha * self.biases.sums(self.ratings, weights)
-        for level, (first, end) in enumerate(pairwise(self.biases.sessions.starts)):
-            pull = alpha * self.biases.sums(self.ratings, weights * errors)
-            seen = evidence[first:end]
-            precision = seen + self.precision[level] * self.scales[first:end]
-            mean = (pull[first:end] + seen * bias[first:end]) / precision
+        for level, rows in enumerate(self.biases.sessions.slices):
+            bias = self.biases.bias.weight[rows]
+            seen = alpha * self.biases.gap_sums(self.ratings, level, weights)
+            pull = alpha * self.biases.gap_sums(self.ratings, level, weights * errors)
+            precision = seen + self.precision[level] * self.scales[rows]
+            mean = (pull + seen * bias) / precision
             drawn = mean + standard_normal(mean.shape, mean, generator) * precision.rsqrt()
-            change = torch.zeros_like(bias)
-            change[first:end] = drawn - bias[first:end]
-            errors = errors - self.biases.effect(self.ratings, change)
-            bias[first:end] = drawn
-            self._draw_scales(level, drawn.double(), slice(first, end), generator)
+            errors = errors - self.biases.gap_effect(self.ratings, level, drawn - bias)
+            bias.copy_(drawn)
+            self._draw_scales(level, drawn.double(), rows, generator)
             if learn:
-                self._draw_precision(level, drawn.double(), slice(first, end), generator)
+                self._draw_precision(level, drawn.double(), rows, generator)
 
     def _draw_scales(self, level: int, bias: Tensor, rows: slice, generator: torch.Generator) -> None:
         if self.freedom is not None:
             rate = 0.5 * (self.freedom + self.precision[level].double() * bias.square())
-            shape = torch.full_like(rate, 0.5 * (self.freedom + 1))
-            self.scales[rows] = (standard_gamma(shape, generator) / rate).to(self.scales.dtype)
+            shape = torch.full(rate.shape, 0.5 * (self.freedom + 1), dtype=torch.float64)
+            self.scales[rows] = (standard_gamma(shape, generator, rate.device) / rate).to(self.scales.dtype)
 
     def _draw_precision(self, level: int, bias: Tensor, rows: slice, generator: torch.Generator) -> None:
         squares = (self.scales[rows].double() * bias.square()).sum()
         shape = torch.tensor(PRIOR_SHAPE + 0.5 * len(bias), dtype=torch.float64)
-        drawn = standard_gamma(shape, generator).to(squares.device) / (PRIOR_RATE + 0.5 * squares)
+        drawn = standard_gamma(shape, generator, squares.device) / (PRIOR_RATE + 0.5 * squares)
         self.precision[level] = drawn.to(self.precision.dtype)
 
     @torch.no_grad()

@@ -16,7 +16,6 @@ E[e²] of a rating has the variances s of its sessions more, and L has
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,8 +46,9 @@ class SessionField:
 
     def _of_sessions(self, of_gaps: Tensor) -> Tensor:
         """(n_sessions, 1) the number of each session's gap, given one for each gap, (n_gaps,)."""
-        sizes = torch.tensor(self.biases.sessions.starts, device=of_gaps.device).diff()
-        return of_gaps.repeat_interleave(sizes)[:, None]
+        slices = self.biases.sessions.slices
+        parts = [number.expand(rows.stop - rows.start) for number, rows in zip(of_gaps, slices, strict=True)]
+        return torch.cat(parts)[:, None]
 
     @property
     def _shape(self) -> float:
@@ -69,14 +69,13 @@ class SessionField:
             errors: (n_ratings,) ratings less their mean predictions.
             weights: (n_ratings,) v.
         """
-        means = self.biases.bias.weight
         evidence = alpha * self.biases.sums(ratings, weights)
         self.variances = 1 / (evidence + self._of_sessions(self.precision) * self.scales)
-        for first, end in pairwise(self.biases.sessions.starts):
-            pull = alpha * self.biases.sums(ratings, weights * errors) + evidence * means
-            change = torch.zeros_like(means)
-            change[first:end] = (self.variances * pull - means)[first:end]
-            errors = errors - self.biases.effect(ratings, change)
+        for level, rows in enumerate(self.biases.sessions.slices):
+            means = self.biases.bias.weight[rows]
+            pull = alpha * self.biases.gap_sums(ratings, level, weights * errors) + evidence[rows] * means
+            change = self.variances[rows] * pull - means
+            errors = errors - self.biases.gap_effect(ratings, level, change)
             means += change
         if self.freedom is not None:
             self.rates = 0.5 * (self.freedom + self._of_sessions(self.precision) * self._squares())
@@ -89,9 +88,8 @@ class SessionField:
     def learn(self) -> None:
         """Maximize L in λ."""
         squares = (self.scales * self._squares()).double()[:, 0]
-        sums = [squares[first:end].sum() for first, end in pairwise(self.biases.sessions.starts)]
-        sizes = torch.tensor(self.biases.sessions.starts, dtype=torch.float64).diff()
-        self.precision = (sizes / torch.stack(sums).cpu().clamp_min(1e-12)).to(self.precision)
+        parts = [squares[rows] for rows in self.biases.sessions.slices]
+        self.precision = torch.stack([len(part) / part.sum().clamp_min(1e-12) for part in parts]).to(self.precision)
 
     def effect_variances(self, ratings: Ratings) -> Tensor:
         """(n_ratings,) the variance that the session biases add to each rating's prediction."""
@@ -109,18 +107,19 @@ class SessionField:
         return torch.where(sessions >= 0, variances, prior[:, None]).sum(0)
 
     @torch.no_grad()
-    def bound(self) -> float:
-        """The part of L that belongs to the session biases and their prior."""
+    def bound(self) -> Tensor:
+        """() the part of L that belongs to the session biases and their prior, in float64."""
         λ, s = self._of_sessions(self.precision).double(), self.variances.double()
         terms = λ.log() - λ * (self.scales * self._squares()).double() + s.log() + 1
-        bound = 0.5 * float(terms.sum())
+        bound = 0.5 * terms.sum()
         if self.freedom is None:
             return bound
-        shape, rates = torch.tensor(self._shape, dtype=torch.float64, device=s.device), self.rates.double()
-        bound += 0.5 * float((torch.digamma(shape) - rates.log()).sum())
-        half = torch.tensor(0.5 * self.freedom, dtype=torch.float64, device=s.device)
-        scales, prior = torch.distributions.Gamma(shape, rates), torch.distributions.Gamma(half, half)
-        return bound - float(torch.distributions.kl_divergence(scales, prior).sum())
+        shape, half, rates = s.new_full((), self._shape), s.new_full((), 0.5 * self.freedom), self.rates.double()
+        bound = bound + 0.5 * (torch.digamma(shape) - rates.log()).sum()
+        # A GPU would have to be waited for to check the arguments.
+        scales = torch.distributions.Gamma(shape, rates, validate_args=False)
+        prior = torch.distributions.Gamma(half, half, validate_args=False)
+        return bound - torch.distributions.kl_divergence(scales, prior).sum()
 
     def state_dict(self) -> dict[str, Any]:
         """λ, s, B and ν; the means are the model's."""

@@ -17,20 +17,16 @@ RMSE is 0.8395 with η = 0.5 and one conjugate-gradient step, 0.844 with full so
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mfrec.errors import InputError
-from mfrec.model.entity import ITEM, USER
-from mfrec.model.ridge import (
-    minimize,
-    minimize_by_columns,
-    minimize_exactly,
-    ratings_views,
-    retargeted,
-    ridge_problem,
-)
+from mfrec.model.entity import ITEM, USER, Term
+from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, solve_rows, targets
+from mfrec.model.ridge import minimize, minimize_by_columns, minimize_exactly, ridge_problem
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import SOLVERS, ALSOptions
 
@@ -62,19 +58,25 @@ class ALS(Solver):
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
         for term, ridge in self.terms:
-            view = self.views[term.entity]
-            if self.model.nonnegative:
-                weights = minimize_by_columns(ridge_problem(self.model, term, view, ridge), self.model.rank)
-            elif self.options.solve == "cholesky" and term.features is None:
-                weights = minimize_exactly(ridge_problem(self.model, term, view, ridge))
-            else:
-                weights, _ = minimize(self.model, term, view, ridge, self.options.cg_steps)
-            before = self.model.weights(term)
-            self.model.assign(term, torch.lerp(before, weights, self.options.relaxation))
+            solve = partial(self._moved, term, ridge)
+            (moved,) = solve_rows(self.ratings, term.entity, self.views[term.entity], solve)
+            self.model.assign(term, moved)
         if self.model.sessions is not None:
             self.objective.minimize_sessions(self.model, self.ratings)
-            self.views = retargeted(self.views, self.model.targets(self.ratings))
+            self.views = retargeted(self.views, *targets(self.model, self.ratings))
         return {}
 
+    def _moved(self, term: Term, ridge: Tensor, view: RatingsView) -> tuple[Tensor]:
+        """The rows of the view, or the feature weights, on their way to the minimum."""
+        before = self.model.weights(term)
+        if self.model.nonnegative:
+            weights = minimize_by_columns(ridge_problem(self.model, term, view, ridge), self.model.rank)
+        elif self.options.solve == "cholesky" and term.features is None:
+            weights = minimize_exactly(ridge_problem(self.model, term, view, ridge))
+        else:
+            weights, _ = minimize(self.model, term, view, ridge, self.options.cg_steps)
+        before = before if term.features is not None else view.of_rows(before)
+        return (torch.lerp(before, weights, self.options.relaxation),)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.views = retargeted(self.views, self.model.targets(self.ratings))
+        self.views = retargeted(self.views, *targets(self.model, self.ratings))

@@ -29,6 +29,8 @@ CAPABILITIES: dict[Capability, str] = {
     "losses": "losses other than the squared error",
     "sessions": "session biases",
 }
+# What no solver supports in several processes: terms that couple the rows of all of them.
+PARTITIONLESS: tuple[Capability, ...] = ("features", "sessions")
 
 
 class Solver:
@@ -128,6 +130,7 @@ class SolverSpec:
             parameters; solvers without it run all their epochs.  Only for solvers that infer a point estimate: a
             posterior's variances or samples are those of the last epoch.
         cpu_only: whether the solver cannot train on a GPU.
+        partitions: whether several processes can train, each on its own ratings; see `mfrec.data.partition`.
     """
 
     summary: str
@@ -139,6 +142,7 @@ class SolverSpec:
     learns: frozenset[str] = frozenset()
     early_stopping: bool = True
     cpu_only: bool = False
+    partitions: bool = False
 
     def load(self) -> type[Solver]:
         """The solver's class, imported if need be."""
@@ -190,6 +194,14 @@ class SolverSpec:
                 raise unsupported(SOLVERS.name_of(self), capability)
         if self.cpu_only and ratings.device.type != "cpu":
             raise gpu_unsupported(SOLVERS.name_of(self))
+        if ratings.is_partitioned and not self.partitions:
+            alternatives = ", ".join(name for name, spec in SOLVERS.items() if spec.partitions)
+            raise InputError(f"{SOLVERS.name_of(self)} must train in one process; in several, use {alternatives}")
+        for capability in PARTITIONLESS:
+            if ratings.is_partitioned and needed[capability]:
+                raise InputError(
+                    f"{CAPABILITIES[capability]} must be trained in one process; leave them out, or use one"
+                )
 
 
 def unsupported(solver: str, capability: Capability) -> InputError:

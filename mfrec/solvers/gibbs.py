@@ -43,6 +43,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mfrec.errors import OptionError
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.posteriors.ordinal_samples import OrdinalSamples, random_pairs
@@ -65,6 +66,9 @@ class Gibbs(Solver):
 
     Attributes:
         chains: the first one samples `model`; each has a generator of its own.
+
+    Raises:
+        OptionError: the likelihood is ordinal, and the ratings are partitioned over processes.
     """
 
     options: GibbsOptions
@@ -72,6 +76,8 @@ class Gibbs(Solver):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         options = self.options
+        if self.ratings.is_partitioned and options.likelihood == "ordinal":
+            raise OptionError("likelihood", "must be gaussian in several processes; for ordinal use one process")
         kind = OrdinalChain if options.likelihood == "ordinal" else Chain
         self.chains: list[Chain] = [kind(self.model, self.ratings, options, self.generator)]
         for _ in range(1, options.chains):

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from mfrec.data.ratings import Ratings
+from mfrec.draws import standard_gamma, standard_normal
 from mfrec.model.entity import ITEM, USER, Term
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.offsets import offset_at
-from mfrec.model.ridge import minimize, ratings_views, retargeted, reweighted
+from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, reweighted, solve_rows
+from mfrec.model.ridge import minimize
 from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, PRIOR_RATE, PRIOR_SHAPE
-from mfrec.posteriors.draws import standard_gamma, standard_normal
 from mfrec.posteriors.session_draws import SessionDraws
 from mfrec.solvers.registry import GibbsOptions
 from mfrec.sparse import sddmm
@@ -57,13 +58,16 @@ class Chain:
             (torch.full_like(free[0], 50 / std), torch.zeros_like(free[0]))
             for free in (self.views[term.entity].free for term in self.terms)
         ]
+        # Gammas are drawn on the CPU, where their shapes stay.
+        counts = ratings.user_counts, ratings.item_counts
+        self.shapes = [PRECISION_SCALE_SHAPE + 0.5 * n.cpu().double()[:, None] for n in counts]
         self.sessions: SessionDraws | None = None
         if model.sessions is not None:
             self.sessions = SessionDraws(model.sessions, ratings, options.freedom(), std)
 
     def _starting_std(self) -> float:
         """The standard deviation of the targets."""
-        return float(self.views[USER].targets.detach().double().std(correction=0)) or 1.0
+        return self.ratings.std(self.views[USER].targets.detach()) or 1.0
 
     def _observed(self) -> Tensor:
         """(n_ratings,) the targets of the scores: the ratings less the offset."""
@@ -100,61 +104,61 @@ class Chain:
 
     def traced(self, users: Tensor, items: Tensor) -> Tensor:
         """(n,) the numbers by which chains are compared: the scores of pairs of users and items, (n,) indices each."""
-        return self.model.predict(users, items)
+        scores: Tensor = self.model(users, items)
+        return scores
 
     def _draw_weights(self, term: Term, precision: Tensor, mean: Tensor) -> None:
         ridge = precision / self.alpha
         rhs_shift = ridge * (mean + self._normal(self.model.weights(term).shape) * precision.rsqrt())
         steps = self.options.cg_steps if term.features is None else self.options.feature_steps
-        weights, _ = minimize(
-            self.model,
-            term,
-            self.views[term.entity],
-            ridge[None],
-            steps,
-            rhs_shift=rhs_shift,
-            noise_std=self.alpha**-0.5,
-            generator=self.generator,
-        )
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+
+        def solve(view: RatingsView) -> tuple[Tensor, ...]:
+            regression = self.model, term, view, ridge[None], steps
+            return minimize(*regression, rhs_shift=rhs_shift, noise_std=self.alpha**-0.5, seed=seed)
+
+        weights, _ = solve_rows(self.ratings, term.entity, self.views[term.entity], solve)
         self.model.assign(term, weights)
 
     def _draw_noise(self) -> None:
         """Draw α and, unless homoscedastic, τ of each user and item; they change the weights of the ratings."""
         ratings, tau = self.ratings, self.precision_scales
         squares = squared_errors(self.views[USER], *self.model.augmented_factors())
-        sums = row_sums(ratings.pattern, squares, tau[ITEM])
+        sums = ratings.share(USER, row_sums(ratings.pattern, squares, tau[ITEM]))
         self.alpha = self._draw_alpha((sums * tau[USER].double()).sum())
         if self.options.homoscedastic:
             return
-        for entity, counts in ((USER, ratings.user_counts), (ITEM, ratings.item_counts)):
+        for entity, shape in enumerate(self.shapes):
             if entity == ITEM:
-                sums = column_sums(ratings.pattern, squares, tau[USER])
-            shape = PRECISION_SCALE_SHAPE + 0.5 * counts.double()[:, None]
+                sums = ratings.total(column_sums(ratings.pattern, squares, tau[USER]))
             tau[entity] = self._gamma(shape, PRECISION_SCALE_SHAPE + 0.5 * self.alpha * sums).to(squares.dtype)
         self.views = reweighted(self.views, tau)
 
     def _draw_alpha(self, squares: Tensor) -> float:
         """α given Σ v e², ()."""
-        shape = torch.tensor(PRIOR_SHAPE + 0.5 * len(self.ratings))
-        return float(self._gamma(shape, PRIOR_RATE + 0.5 * squares))
+        shape = torch.tensor(PRIOR_SHAPE + 0.5 * self.ratings.n_ratings)
+        # The only time in a sweep that a GPU is waited for.
+        return float(self._gamma(shape, PRIOR_RATE + 0.5 * squares.cpu()))
 
     def _draw_prior(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(λ, m), each (k,), of an entity's own rows."""
         rows = rows.double()
         n, mean = len(rows), rows.mean(0)
         squares = (rows - mean).square().sum(0) + n / (n + 1) * mean.square()
-        precision = self._gamma(torch.full_like(mean, PRIOR_SHAPE + 0.5 * n), PRIOR_RATE + 0.5 * squares)
+        shape = torch.full(mean.shape, PRIOR_SHAPE + 0.5 * n, dtype=torch.float64)
+        precision = self._gamma(shape, PRIOR_RATE + 0.5 * squares)
         drawn = n / (n + 1) * mean + self._normal(mean.shape).double() / ((n + 1) * precision).sqrt()
         return precision.to(self.ratings.values.dtype), drawn.to(self.ratings.values.dtype)
 
     def _draw_precision(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """(λ′, 0), each (k,), of a block of feature weights."""
         squares = weights.double().square().sum(0)
-        shape = torch.full_like(squares, PRIOR_SHAPE + 0.5 * len(weights))
+        shape = torch.full(squares.shape, PRIOR_SHAPE + 0.5 * len(weights), dtype=torch.float64)
         return self._gamma(shape, PRIOR_RATE + 0.5 * squares).to(weights.dtype), torch.zeros_like(weights[0])
 
     def _gamma(self, shape: Tensor, rate: Tensor) -> Tensor:
-        return standard_gamma(shape, self.generator).to(rate.device) / rate
+        """A draw from Gamma(shape, rate) for each rate; shapes are on the CPU."""
+        return standard_gamma(shape, self.generator, rate.device) / rate
 
     def _normal(self, shape: tuple[int, ...]) -> Tensor:
         return standard_normal(shape, self.ratings.values, self.generator)

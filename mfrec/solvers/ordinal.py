@@ -38,10 +38,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mfrec.draws import standard_gamma
 from mfrec.errors import InputError
 from mfrec.model.level_likelihood import LevelSums, level_sums, log_likelihood, truncated_normals
 from mfrec.posteriors.base import PRIOR_RATE, PRIOR_SHAPE
-from mfrec.posteriors.draws import standard_gamma
 from mfrec.posteriors.levels import MAX_LEVELS
 
 # Draws of the cutpoints before the scale moves: in the first sweeps, factors have not left their start.

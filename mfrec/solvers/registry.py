@@ -158,6 +158,7 @@ SOLVERS["sgd"] = SolverSpec(
         "rank": SearchRange(16, 128, "log"),
     },
     cpu_only=True,
+    partitions=True,
 )
 SOLVERS["block-sgd"] = SolverSpec(
     summary="Stochastic gradient descent on one block of ratings after another: for features, momentum and GPUs.",
@@ -183,6 +184,7 @@ SOLVERS["gd"] = SolverSpec(
         "l2": SearchRange(1.0, 100.0, "log"),
         "rank": SearchRange(4, 64, "log"),
     },
+    partitions=True,
 )
 SOLVERS["optim"] = SolverSpec(
     summary="Any optimizer of torch.optim, on all ratings at once.",
@@ -195,6 +197,7 @@ SOLVERS["optim"] = SolverSpec(
         "l2": SearchRange(0.1, 10.0, "log"),
         "rank": SearchRange(4, 128, "log"),
     },
+    partitions=True,
 )
 SOLVERS["quasi-newton"] = SolverSpec(
     summary="L-BFGS, nonlinear conjugate gradients or truncated Newton, by scipy.",
@@ -203,6 +206,7 @@ SOLVERS["quasi-newton"] = SolverSpec(
     supports=frozenset({"features", "non-negative", "losses", "sessions"}),
     defaults={"epochs": 60, "patience": 4},
     search_space={"l2": SearchRange(0.1, 10.0, "log"), "rank": SearchRange(4, 128, "log")},
+    partitions=True,
 )
 SOLVERS["als"] = SolverSpec(
     summary="Alternating least squares.",
@@ -215,6 +219,7 @@ SOLVERS["als"] = SolverSpec(
         "relaxation": SearchRange(0.2, 1.0),
         "rank": SearchRange(8, 128, "log"),
     },
+    partitions=True,
 )
 SOLVERS["vb"] = SolverSpec(
     summary="Variational Bayes: learns its penalties, gives a standard deviation for every prediction.",
@@ -225,6 +230,7 @@ SOLVERS["vb"] = SolverSpec(
     search_space={"rank": SearchRange(4, 32, "log")},
     learns=LEARNED,
     early_stopping=False,
+    partitions=True,
 )
 SOLVERS["gibbs"] = SolverSpec(
     summary="Bayesian matrix factorization by Gibbs sampling: the most accurate, with standard deviations.",
@@ -235,4 +241,5 @@ SOLVERS["gibbs"] = SolverSpec(
     search_space={"rank": SearchRange(8, 64, "log")},
     learns=LEARNED,
     early_stopping=False,
+    partitions=True,
 )

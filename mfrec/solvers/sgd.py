@@ -13,6 +13,10 @@ share neither users nor items, so that threads can step through them at the same
 in random order.  Within a block the ratings are ordered by user, which keeps the user's factors in cache.  P depends
 on the number of ratings alone, so the same bits come from any number of threads.
 
+Several processes share the groups of users: each holds the ratings of its groups.  Before a stratum, each item group's
+rows go to the process whose users meet it next.  No other process holds them meanwhile: the same steps are made in the
+same order, and the same bits come from any number of processes.
+
     Gemulla, Nijkamp, Haas & Sismanis 2011, "Large-scale matrix factorization with distributed stochastic gradient
     descent"
 
@@ -33,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mfrec.data.partition import PartitionedRatings
 from mfrec.errors import InputError
 from mfrec.kernels.compiled import parallel
 from mfrec.kernels.layout import counting_order
@@ -41,6 +46,7 @@ from mfrec.model.entity import ITEM, USER
 from mfrec.model.losses import LOSSES, Loss, log_cosh, squared_error
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import SGD_EPOCHS, SOLVERS, SGDOptions
+from mfrec.solvers.rotation import Rotation
 
 LOSS_CODES: dict[Loss, int] = {squared_error: SQUARED, log_cosh: LOG_COSH}
 # Ratings in a block, about: few enough that small data have blocks for several threads, and many enough that a block
@@ -83,10 +89,11 @@ class SGD(Solver):
             raise InputError(f"sgd does not support {name}; use {', '.join(names)}")
         self.epochs = 0
         self.lr_epochs = self.options.lr_epochs or SGD_EPOCHS
-        n_steps = round((len(self.ratings) / BLOCK_RATINGS) ** 0.5 / GROUP_STEP)
+        n_steps = round((self.ratings.n_ratings / BLOCK_RATINGS) ** 0.5 / GROUP_STEP)
         self.n_groups = min(MAX_GROUPS, GROUP_STEP * n_steps) or 1
         self.groups = [self._random_groups(n) for n in (self.ratings.n_users, self.ratings.n_items)]
         self._blocks: Blocks | None = None
+        self.rotation: Rotation | None = None
 
     def _random_groups(self, n_rows: int) -> torch.Tensor:
         groups: torch.Tensor = (torch.arange(n_rows) * self.n_groups // max(n_rows, 1)).int()
@@ -104,17 +111,18 @@ class SGD(Solver):
 
     def _lay_out(self) -> Blocks:
         ratings, P = self.ratings, self.n_groups
+        users, items, targets, weights = ratings.users, ratings.items, self.model.targets(ratings), ratings.weights
+        if isinstance(ratings, PartitionedRatings):
+            self.rotation = Rotation(ratings.processes, self.groups, P)
+            users, items, targets = self.rotation.ratings_of_groups(users, items, targets)
         user_group, item_group = (
-            group.index_select(0, rows) for group, rows in zip(self.groups, (ratings.users, ratings.items), strict=True)
+            group.index_select(0, rows) for group, rows in zip(self.groups, (users, items), strict=True)
         )
         order, starts = counting_order(user_group.mul_(P).add_(item_group).numpy(), P * P)
         self.order = torch.from_numpy(order)
-        users, items = (rows.index_select(0, self.order).numpy() for rows in (ratings.users, ratings.items))
-        targets = self._targets().numpy()
-        weights = np.empty(0, targets.dtype)
-        if ratings.weights is not None:
-            weights = ratings.weights.index_select(0, self.order).numpy()
-        return Blocks(Entries(users, items, targets, weights), starts)
+        weights = targets.new_empty(0) if weights is None else weights.index_select(0, self.order)
+        users, items, targets = (column.index_select(0, self.order) for column in (users, items, targets))
+        return Blocks(Entries(users.numpy(), items.numpy(), targets.numpy(), weights.numpy()), starts)
 
     @torch.no_grad()
     def epoch(self) -> dict[str, float]:
@@ -126,21 +134,26 @@ class SGD(Solver):
         step = Step(lr, options.step == "proximal", loss, self.model.nonnegative, ahead)
         entries, starts = self.blocks
         for shift in torch.randperm(P, generator=self.generator).tolist():
+            if self.rotation is not None:
+                self.rotation.send_items(self._parameters(ITEM), shift)
 
             def run(group: int, shift: int = shift) -> None:
                 block = group * P + (group + shift) % P
                 step_block(entries, users, items, step, starts[block], starts[block + 1])
 
             parallel(run, P)
+        if self.rotation is not None:
+            self.rotation.complete(self._parameters(USER), self._parameters(ITEM))
         self.epochs += 1
         if self.model.sessions is not None:
             self.objective.minimize_sessions(self.model, self.ratings)
-            self.blocks.entries.targets[:] = self._targets().numpy()
+            self.blocks.entries.targets[:] = self.model.targets(self.ratings).index_select(0, self.order).numpy()
         return {"lr": lr}
 
-    def _targets(self) -> torch.Tensor:
-        """(n_ratings,) the targets in the order of the blocks."""
-        return self.model.targets(self.ratings).index_select(0, self.order)
+    def _parameters(self, entity: int) -> list[torch.Tensor]:
+        """The parameters of an entity, whose memory the kernel changes."""
+        (term,) = self.model.terms(entity)
+        return [self.model.get_parameter(name).detach() for name in term.columns]
 
     @cached_property
     def _l2(self) -> list[Floats]:
@@ -155,14 +168,9 @@ class SGD(Solver):
         return l2
 
     def _rows(self, entity: int) -> Rows:
-        """The parameters of an entity, whose memory the kernel changes, and their λ for each rating."""
-        model = self.model
-        (term,) = model.terms(entity)
-        factors = model.get_parameter(term.factors).detach().numpy()
-        bias = np.empty(0, factors.dtype)
-        if term.bias is not None:
-            bias = model.get_parameter(term.bias).detach().numpy()[:, 0]
-        return Rows(factors, bias, self._l2[entity])
+        """The parameters of an entity, and their λ for each rating."""
+        factors, *biases = (parameter.numpy() for parameter in self._parameters(entity))
+        return Rows(factors, biases[0][:, 0] if biases else np.empty(0, factors.dtype), self._l2[entity])
 
     def state_dict(self) -> dict[str, Any]:
         return {

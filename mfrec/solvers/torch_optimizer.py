@@ -36,13 +36,14 @@ class TorchOptimizer(Solver):
         self.optimizer: torch.optim.Optimizer = classes[name](self.model.parameters(), lr=self.options.lr)
 
     def epoch(self) -> dict[str, float]:
-        def closure() -> float:
+        def closure() -> torch.Tensor:
             self.optimizer.zero_grad()
             cost = self.objective(self.model, self.ratings)
             cost.backward()
-            return float(cost.detach())
+            # As a number, a GPU would have to be waited for.
+            return cost.detach()
 
-        self.optimizer.step(closure)
+        self.optimizer.step(closure)  # type: ignore[arg-type]
         self.model.project()
         return {"lr": self.options.lr}
 

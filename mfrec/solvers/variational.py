@@ -50,6 +50,7 @@ All terms of an entity are solved from one pass over the ratings (`mfrec.model.n
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ from torch import Tensor
 
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.normal_sums import NormalSums, normal_sums
-from mfrec.model.ridge import minimize, ratings_views, retargeted, reweighted
+from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, reweighted, solve_rows, targets
+from mfrec.model.ridge import minimize
 from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
 from mfrec.posteriors.mean_field import MeanFieldPosterior
@@ -88,7 +90,7 @@ class VariationalBayes(Solver):
         # The rows' own factors last, as in ALS.
         self.terms = [term for entity in (USER, ITEM) for term in reversed(self.model.terms(entity))]
         # If ratings have standard deviation d, factors have √d: the start is in the ratings' own unit.
-        std = float(self.views[USER].targets.double().std(correction=0)) or 1.0
+        std = ratings.std(self.views[USER].targets) or 1.0
         self.alpha = 1 / std**2
         frees = [self.views[term.entity].free for term in self.terms]
         self.precision = [torch.full_like(free, 3 / std) for free in frees]
@@ -107,6 +109,9 @@ class VariationalBayes(Solver):
         if self.model.sessions is not None:
             precision = torch.full((len(self.model.sessions.sessions.gaps),), 20 / std**2).to(ratings.values)
             self.sessions = SessionField(self.model.sessions, self.options.freedom(), precision)
+        # Positions rather than masks, whose sums a GPU would have to be waited for.
+        self.rated = [(counts > 0).nonzero()[:, 0] for counts in (ratings.user_counts, ratings.item_counts)]
+        self.columns = [view.columns for view in self.views]
         self.epochs = 0
 
     def inference(self) -> MeanFieldPosterior:
@@ -134,10 +139,10 @@ class VariationalBayes(Solver):
             self._update_sessions(self.sessions)
         self._centre_biases()
         squares = self._rating_squares()
-        if self.epochs >= FIXED_SWEEPS:
-            self._learn(squares)
+        alpha = self._learn(squares) if self.epochs >= FIXED_SWEEPS else self.alpha
+        bound, self.alpha = self._bound(squares, alpha)
         self.epochs += 1
-        return {"bound": self._bound(squares), "noise_std": self.alpha**-0.5}
+        return {"bound": bound, "noise_std": self.alpha**-0.5}
 
     def _update_terms(self, entity: int) -> None:
         """Update all terms of an entity, with its partners fixed."""
@@ -155,7 +160,11 @@ class VariationalBayes(Solver):
         ridge, steps = self.precision[n] / self.alpha * view.free, self.options.cg_steps
         steps = steps if term.features is None else self.options.feature_steps
         variances = self.variances[1 - term.entity]
-        weights, diagonal = minimize(self.model, term, view, ridge, steps, variances=variances, sums=sums)
+
+        def solve(view: RatingsView) -> tuple[Tensor, ...]:
+            return minimize(self.model, term, view, ridge, steps, variances=variances, sums=sums)
+
+        weights, diagonal = solve_rows(self.ratings, term.entity, view, solve)
         self.term_variances[n] = view.free / (self.alpha * diagonal)
         self.model.assign(term, weights)
 
@@ -164,19 +173,18 @@ class VariationalBayes(Solver):
         view = self.views[USER]
         errors = view.targets - sddmm(view.pattern, *self.model.augmented_factors())
         sessions.update(self.ratings, errors, view.weighted(torch.ones_like(errors)), self.alpha)
-        self.views = retargeted(self.views, self.model.targets(self.ratings))
+        self.views = retargeted(self.views, *targets(self.model, self.ratings))
 
     def _centre_biases(self) -> None:
         """Move the means of the rated users' and items' own biases to the offset, if there is one for all."""
         if self.model.offset is None or self.model.offset.ndim or not self.model.biases:
             return
-        for entity, counts in ((USER, self.ratings.user_counts), (ITEM, self.ratings.item_counts)):
-            bias = self.model.entities[entity].bias
-            if bias is not None:
-                mean = bias.weight[counts > 0].mean()
-                bias.weight[counts > 0] -= mean
+        for entity, rated in zip(self.model.entities, self.rated, strict=True):
+            if entity.bias is not None:
+                mean = entity.bias.weight[rated].mean()
+                entity.bias.weight[rated] -= mean
                 self.model.offset = self.model.offset + mean
-        self.views = retargeted(self.views, self.model.targets(self.ratings))
+        self.views = retargeted(self.views, *targets(self.model, self.ratings))
 
     def _row_variances(self, entity: int) -> Tensor:
         """(n_rows, k) the variances of an entity's augmented factors."""
@@ -187,8 +195,8 @@ class VariationalBayes(Solver):
         ]
         return sum(parts[1:], parts[0])
 
-    def _learn(self, squares: Tensor) -> None:
-        """Update λ, τ and α, with factors and session biases fixed; squares are w E[e²], (n_ratings,)."""
+    def _learn(self, squares: Tensor) -> Tensor:
+        """Update λ and τ, with factors and session biases fixed; squares are w E[e²], (n_ratings,).  Returns α, ()."""
         if self.sessions is not None:
             self.sessions.learn()
         for n, (term, variances) in enumerate(zip(self.terms, self.term_variances, strict=True)):
@@ -197,12 +205,11 @@ class VariationalBayes(Solver):
         for entity, counts in ((USER, self.ratings.user_counts), (ITEM, self.ratings.item_counts)):
             # Σ t_i w E[e²] over a user's ratings is Σ ω E[e²] without the user's own t_j.
             sums = self._expected_squares(entity, squares)
-            self.alpha = len(self.ratings) / float(sums.sum())
+            alpha = self.ratings.n_ratings / sums.sum()
             sums = sums / self._precision_scales()[entity].double()
-            self.gammas[entity] = PRECISION_SCALE_SHAPE + 0.5 * torch.stack(
-                [counts.double()[:, None], self.alpha * sums]
-            )
+            self.gammas[entity] = PRECISION_SCALE_SHAPE + 0.5 * torch.stack([counts.double()[:, None], alpha * sums])
         self.views = reweighted(self.views, self._precision_scales())
+        return alpha
 
     def _precision_scales(self) -> list[Tensor]:
         """t of users and of items, each (n, 1)."""
@@ -218,32 +225,45 @@ class VariationalBayes(Solver):
     def _expected_squares(self, entity: int, squares: Tensor | None = None) -> Tensor:
         """Σ ω E[e²] over the ratings of each row of an entity, (n, 1); squares are w E[e²], (n_ratings,)."""
         squares, t = self._rating_squares() if squares is None else squares, self._precision_scales()
-        sums = (row_sums, column_sums)[entity](self.ratings.pattern, squares, t[1 - entity])
+        if entity == USER:
+            sums = self.ratings.share(USER, row_sums(self.ratings.pattern, squares, t[ITEM]))
+        else:
+            sums = self.ratings.total(column_sums(self.ratings.pattern, squares, t[USER]))
         return t[entity].double() * sums
 
     @torch.no_grad()
     def bound(self) -> float:
         """L, in nats."""
-        return self._bound(self._rating_squares())
+        return self._bound(self._rating_squares(), self.alpha)[0]
 
-    def _bound(self, squares: Tensor) -> float:
-        weights, n = self.ratings.weights, len(self.ratings)
-        bound = 0.5 * n * math.log(self.alpha / (2 * math.pi))
-        bound += 0.5 * float(weights.double().log().sum()) if weights is not None else 0.0
-        bound -= 0.5 * self.alpha * float(self._expected_squares(USER, squares).sum())
-        bound += 0.0 if self.sessions is None else self.sessions.bound()
+    def _bound(self, squares: Tensor, alpha: Tensor | float) -> tuple[float, float]:
+        """L and α; a GPU is waited for once, for both."""
+        data, n = self._expected_squares(USER, squares).sum(), self.ratings.n_ratings
+        parts = torch.stack([torch.zeros_like(data) + alpha, data, *self._parts_of_bound()])
+        α, expected, log_weights, *others = parts.tolist()
+        bound: float = 0.5 * n * math.log(α / (2 * math.pi)) + log_weights - 0.5 * α * expected
+        for part in others:
+            bound += part
+        return bound, α
+
+    def _parts_of_bound(self) -> Iterator[Tensor]:
+        """Those of L that do not depend on α, () each in float64; the first is that of the ratings' weights."""
+        weights, zero = self.ratings.weights, self.gammas[USER].new_zeros(())
+        yield zero if weights is None else 0.5 * weights.double().log().sum()
+        yield zero if self.sessions is None else self.sessions.bound()
         for term, variances, precision in zip(self.terms, self.term_variances, self.precision, strict=True):
-            free = self.views[term.entity].free[0] > 0
-            s, squares = variances[:, free].double(), self.model.weights(term)[:, free].double().square()
-            p = precision[:, free].double()
-            bound += 0.5 * float((p.log() - p * (squares + s) + s.log() + 1).sum())
-        scale = torch.tensor(PRECISION_SCALE_SHAPE, dtype=torch.float64)
-        prior = torch.distributions.Gamma(scale, scale)
+            columns = self.columns[term.entity]
+            s, squares = variances[:, columns].double(), self.model.weights(term)[:, columns].double().square()
+            p = precision[:, columns].double()
+            yield 0.5 * (p.log() - p * (squares + s) + s.log() + 1).sum()
+        # A GPU would have to be waited for to check the arguments.
+        c = zero + PRECISION_SCALE_SHAPE
+        prior = torch.distributions.Gamma(c, c, validate_args=False)
         for gammas, counts in zip(self.gammas, (self.ratings.user_counts, self.ratings.item_counts), strict=True):
             shape, rate = gammas[0, :, 0], gammas[1, :, 0]
-            bound += 0.5 * float((counts * (torch.digamma(shape) - rate.log())).sum())
-            bound -= float(torch.distributions.kl_divergence(torch.distributions.Gamma(shape, rate), prior).sum())
-        return bound
+            yield 0.5 * (counts * (torch.digamma(shape) - rate.log())).sum()
+            scales = torch.distributions.Gamma(shape, rate, validate_args=False)
+            yield -torch.distributions.kl_divergence(scales, prior).sum()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -264,5 +284,5 @@ class VariationalBayes(Solver):
         self.gammas = [tensor.to(device) for tensor in state["gammas"]]
         if self.model.sessions is not None:
             self.sessions = SessionField.from_state(self.model.sessions, state["sessions"])
-        self.views = retargeted(self.views, self.model.targets(self.ratings))
+        self.views = retargeted(self.views, *targets(self.model, self.ratings))
         self.views = reweighted(self.views, self._precision_scales())

@@ -15,6 +15,7 @@ from mfrec.model import ridge
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
+from mfrec.model.ratings_view import ratings_views, reweighted
 from mfrec.model.ridge import (
     RidgeProblem,
     cholesky,
@@ -22,8 +23,6 @@ from mfrec.model.ridge import (
     minimize_by_columns,
     minimize_exactly,
     normal_matrices,
-    ratings_views,
-    reweighted,
     ridge_problem,
 )
 

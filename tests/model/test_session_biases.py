@@ -66,6 +66,10 @@ def test_sums_are_the_transpose_of_the_effect(ratings):
     S = torch.stack([sessions.effect(ratings, unit[:, None]) for unit in torch.eye(len(sessions.sessions)).double()], 1)
     values = torch.arange(len(ratings)).double()
     assert_close(sessions.sums(ratings, values), S.T @ values[:, None])
+    for level, rows in enumerate(sessions.sessions.slices):
+        assert_close(sessions.gap_sums(ratings, level, values), S.T[rows] @ values[:, None])
+        bias = sessions.bias.weight[rows]
+        assert_close(sessions.gap_effect(ratings, level, bias), S[:, rows] @ bias[:, 0])
     assert torch.autograd.gradcheck(lambda b: sessions.effect(ratings, b), sessions.bias.weight)
 
 

@@ -14,7 +14,7 @@ from mfrec.inference.fold_in import fold_in_items, fold_in_users
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
-from mfrec.model.ridge import ratings_views, reweighted
+from mfrec.model.ratings_view import ratings_views, reweighted
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
 from mfrec.posteriors.mean_field import MeanFieldPosterior
 from mfrec.solvers.registry import SOLVERS

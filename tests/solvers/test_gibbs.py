@@ -14,7 +14,7 @@ from mfrec.data.sessions import Sessions
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
-from mfrec.model.ridge import reweighted
+from mfrec.model.ratings_view import reweighted
 from mfrec.posteriors import session_draws
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, PRIOR_RATE, PRIOR_SHAPE
 from mfrec.posteriors.session_draws import SessionDraws
@@ -217,7 +217,7 @@ class Joint:
         self.ratings = Ratings(users, items, torch.zeros(len(users), dtype=DOUBLE), 4, 3, seconds)
         prior = {"session_prior": "gaussian"} if freedom is None else {"session_freedom": freedom}
         self.chain = make_chain(self.ratings, rank=1, cg_steps=3, feature_steps=8, **prior)
-        self.generator, self.freedom = self.chain.generator, freedom
+        self.generator, self.freedom = self.chain.generator.manual_seed(3), freedom
 
     def gamma(self, shape: float, rate: float, *size: int) -> Tensor:
         return self.chain._gamma(torch.full(size, shape, dtype=DOUBLE), torch.tensor(rate, dtype=DOUBLE))

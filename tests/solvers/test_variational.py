@@ -22,7 +22,7 @@ from mfrec.model import normal_sums
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
-from mfrec.model.ridge import retargeted
+from mfrec.model.ratings_view import retargeted
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
 from mfrec.solvers.registry import SOLVERS
 from mfrec.solvers.variational import VariationalBayes

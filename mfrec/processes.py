@@ -1,0 +1,115 @@
+"""Processes that train one model together, by torch.distributed: gloo between CPUs, nccl between GPUs.
+
+Every process runs the same program on its own part of the data, and all call the same collective operations in the
+same order.  A process has an index here; torch calls it a rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+# How long a collective operation may wait.  Processes may differ by minutes; `mfrec.experiments.watch` finds those that
+# have died long before.
+PATIENCE = timedelta(hours=1)
+
+
+class Processes:
+    """The processes of torch's default group, as one of them sees them.
+
+    Attributes:
+        index: the index of this process.
+        count: the number of processes.
+    """
+
+    def __init__(self) -> None:
+        self.index, self.count = dist.get_rank(), dist.get_world_size()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of each process's values, of any shape, in all processes; integers add up exactly."""
+        summed = values.detach().clone().contiguous()
+        dist.all_reduce(summed)
+        return summed
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return bool(self.total(torch.tensor(int(flag), device=self._device())))
+
+    def share(self, table: Tensor, parts: Sequence[slice]) -> Tensor:
+        """The table with each process's rows in all processes; other rows do not matter.
+
+        Each row crosses the network once for each process that lacks it.
+
+        Args:
+            table: (n, …), contiguous; changed in place.
+            parts: the rows of each process, which cover the table.
+        """
+        for work in self.start_sharing(table, parts):
+            work.wait()
+        return table
+
+    def start_sharing(self, table: Tensor, parts: Sequence[slice]) -> list[dist.Work]:
+        """`share` that returns at once; the table is complete, and may be changed, after all that it returns ended."""
+        return [dist.broadcast(table[rows], src, async_op=True) for src, rows in enumerate(parts) if _size(rows)]
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """The values of all processes one after another, from (n,) in this process, n of any size."""
+        sizes = torch.zeros(self.count + 1, dtype=torch.int64, device=values.device)
+        sizes[self.index + 1] = len(values)
+        ends = self.total(sizes).cumsum(0).tolist()
+        parts = [slice(first, end) for first, end in pairwise(ends)]
+        everything = values.new_empty(ends[-1])
+        everything[parts[self.index]] = values
+        return self.share(everything, parts)
+
+    def from_first(self, value: T) -> T:
+        """The value that process 0 passed, in all processes: numbers, strings, lists and dicts."""
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def exchanged(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """The rows that the processes sent to this one, in the order of the senders.
+
+        Args:
+            rows: (n, …) contiguous, those for process 0 first.
+            counts: the number of rows for each process.
+        """
+        n_sent = torch.tensor(counts, device=self._device())
+        n_received = torch.empty_like(n_sent)
+        dist.all_to_all_single(n_received, n_sent)
+        received = rows.new_empty(int(n_received.sum()), *rows.shape[1:])
+        dist.all_to_all_single(received, rows, n_received.tolist(), list(counts))
+        return received
+
+    def _device(self) -> torch.device:
+        return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+def _size(rows: slice) -> int:
+    return int(rows.stop - rows.start)
+
+
+def balanced(counts: Tensor, n_parts: int) -> list[slice]:
+    """Consecutive rows for each part, with about the same sum of counts, (n_rows,).
+
+    A row weighs its count and one more, since it takes some work without ratings too.
+
+    Examples:
+        >>> balanced(torch.tensor([5, 1, 1, 1, 2]), 2)
+        [slice(0, 2, None), slice(2, 5, None)]
+    """
+    weights = counts.double() + 1
+    # A row belongs to the part in which its middle lies.
+    middles = weights.cumsum(0) - weights / 2
+    targets = torch.arange(1, n_parts, device=weights.device) * weights.sum() / n_parts
+    bounds = [0, *torch.searchsorted(middles, targets).tolist(), len(counts)]
+    return [slice(first, end) for first, end in pairwise(bounds)]

@@ -1,0 +1,92 @@
+"""What each process of `test_partitioned_solvers.py` does: it trains every case, and saves what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from solver_suite import Case, option_cases, planted_ratings
+
+from mfrec.data.partition import partitioned_splits
+from mfrec.data.ratings import Ratings
+from mfrec.data.splits import split_by_labels
+from mfrec.evaluation.metrics import evaluate
+from mfrec.evaluation.monitors import monitor
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.losses import LOSSES
+from mfrec.model.objective import Objective
+from mfrec.processes import Processes
+from mfrec.solvers.base import Solver
+from mfrec.solvers.registry import SOLVERS
+
+EPOCHS = 3
+# Named by what differs from the options of the model and of the objective.
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "": ({}, {}),
+    "item-offset": ({"offset": "item"}, {}),
+    "no-biases": ({"biases": False, "offset": "none"}, {}),
+    "nonnegative": ({"nonnegative": True}, {}),
+    "log-cosh": ({}, {"loss": LOSSES["log-cosh"]}),
+}
+
+
+def cases() -> Iterator[tuple[str, Case, str]]:
+    """A name, a case, and a variant: every option of each solver, and every variant with its defaults."""
+    for case in option_cases(*(name for name, spec in SOLVERS.items() if spec.partitions)):
+        if case.options.get("likelihood") != "ordinal":
+            yield str(case), case, ""
+    for variant in VARIANTS:
+        for name, spec in SOLVERS.items():
+            needs = {"nonnegative": "non-negative", "log-cosh": "losses"}.get(variant)
+            if spec.partitions and variant and (needs is None or needs in spec.supports):
+                yield f"{name} {variant}", Case(name, {}), variant
+
+
+def built(case: Case, variant: str, train: Ratings) -> Solver:
+    """The solver of a case at the start of training."""
+    model_options, objective_options = VARIANTS[variant]
+    generator = torch.Generator().manual_seed(1)
+    model = MatrixFactorization.from_ratings(train, 3, rating_range=(1, 5), generator=generator, **model_options)
+    objective = Objective(0.1, 0.2, "sqrt", **objective_options)
+    generator = torch.Generator().manual_seed(2)
+    return SOLVERS[case.solver](model, train, objective, generator=generator, **case.options)
+
+
+def outcome(solver: Solver, train: Ratings, valid: Ratings) -> dict[str, Any]:
+    """The parameters after some epochs, and what was measured."""
+    solver.plan(EPOCHS)
+    for _ in range(EPOCHS):
+        values = solver.epoch()
+    model = solver.inference().mean_model()
+    measured = {f"valid {name}": value for name, value in evaluate(model, valid, solver.objective).items()}
+    measured |= {f"train {name}": value for name, value in evaluate(solver.model, train, solver.objective).items()}
+    measured["ndcg"] = monitor("ndcg@5").value(model, train, valid, {})
+    parameters = {name: parameter.detach().clone() for name, parameter in solver.model.named_parameters()}
+    return {"parameters": parameters, "measured": {**measured, **values}, "rows": len(train)}
+
+
+def trained(processes: Processes | None) -> Mapping[str, dict[str, Any]]:
+    """The outcome of every case, in one process or as one of several."""
+    torch.set_num_threads(1)
+    ratings = planted_ratings()[0].to(dtype=torch.float64)
+    labels = (torch.arange(len(ratings)) % 7 == 0).to(torch.uint8)
+    if processes is None:
+        splits: Mapping[str, Ratings] = split_by_labels(ratings, labels)
+    else:
+        splits = partitioned_splits(ratings, labels, processes)
+    return {
+        name: outcome(built(case, variant, splits["train"]), splits["train"], splits["valid"])
+        for name, case, variant in cases()
+    }
+
+
+def run(index: int, count: int, folder: str) -> None:
+    """The program of one of several processes, which meet at a file in the folder."""
+    meeting = f"file://{Path(folder).resolve()}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=index, world_size=count)
+    torch.save(dict(trained(Processes())), Path(folder) / f"{index}.pt")
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,102 @@
+"""Several processes train the same model as one: every solver and option, in float64."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import pytest
+import torch
+from partition_program import cases, run, trained
+from solver_suite import make_model, make_solver, planted_ratings
+
+from mfrec.data.partition import partitioned_splits
+from mfrec.errors import InputError
+from mfrec.model.objective import Objective
+from mfrec.processes import balanced
+from mfrec.solvers.registry import SOLVERS
+
+NAMES = [name for name, _, _ in cases()]
+# Solvers whose sums have the same order in several processes: they end with the same bits.
+BITWISE = ("als", "sgd", "gd", "optim")
+
+
+@pytest.fixture(scope="module")
+def alone():
+    threads = torch.get_num_threads()
+    yield trained(None)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids="{} processes".format)
+def together(request, tmp_path_factory):
+    """The outcomes of each of several processes."""
+    folder, count = tmp_path_factory.mktemp("processes"), request.param
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=run, args=(index, count, str(folder))) for index in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0] * count
+    return [torch.load(folder / f"{index}.pt") for index in range(count)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_processes_end_with_the_parameters_of_one(name, alone, together):
+    for process in together:
+        for parameter, values in alone[name]["parameters"].items():
+            got = process[name]["parameters"][parameter]
+            if name.startswith(BITWISE) and "lbfgs" not in name:
+                assert torch.equal(got, values), parameter
+            torch.testing.assert_close(got, values, rtol=1e-6, atol=1e-6 * float(values.abs().max()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_processes_measure_what_one_measures(name, alone, together):
+    for process in together:
+        assert process[name]["measured"] == pytest.approx(alone[name]["measured"], rel=1e-6)
+
+
+def test_each_process_has_ratings_of_its_own_and_together_they_have_all(alone, together):
+    rows = [process[NAMES[0]]["rows"] for process in together]
+    assert all(rows)
+    assert sum(rows) == alone[NAMES[0]]["rows"]
+
+
+class OneOfTwo:
+    """Stands for the processes where nothing travels."""
+
+    index, count = 0, 2
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def share(self, table: torch.Tensor, parts: list[slice]) -> torch.Tensor:
+        return table
+
+
+@pytest.mark.parametrize("name", [name for name, spec in SOLVERS.items() if not spec.partitions])
+def test_a_solver_that_needs_all_ratings_refuses_a_part_and_names_those_that_do_not(name):
+    train = partitioned_splits(planted_ratings()[0], torch.zeros(4000, dtype=torch.uint8), OneOfTwo())["train"]
+    with pytest.raises(InputError, match=rf"^{name} must train in one process; in several, use sgd, gd, optim, "):
+        make_solver(name, make_model(train), train, Objective(0.1))
+
+
+def test_ratings_with_weights_are_refused():
+    ratings = planted_ratings()[0]
+    ratings.weights = torch.ones(len(ratings))
+    with pytest.raises(InputError, match="ratings with weights must be trained in one process"):
+        partitioned_splits(ratings, torch.zeros(len(ratings), dtype=torch.uint8), OneOfTwo())
+
+
+@pytest.mark.parametrize("n_parts", [1, 2, 5, 9])
+def test_parts_cover_all_rows_and_exceed_an_equal_share_by_at_most_one_row(n_parts):
+    counts = torch.randint(0, 50, (40,), generator=torch.Generator().manual_seed(0))
+    parts = balanced(counts, n_parts)
+    assert [rows for part in parts for rows in range(40)[part]] == list(range(40))
+    weights = counts + 1
+    assert max(int(weights[part].sum()) for part in parts) <= float(weights.sum()) / n_parts + int(weights.max())
