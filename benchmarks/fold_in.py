@@ -11,16 +11,14 @@ once, per user, and for one alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
+from record import SHARED, Figure, Report, seconds
 
 from mfrec.data.dataset import Dataset
 from mfrec.data.features import IMPLICIT_BLOCK, implicit_features
@@ -40,11 +38,11 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def main(
-    shared: Path = Path("../shared/data"),
+    shared: Path = SHARED,
     data: str = "ml-1m",
     seeds: tuple[int, ...] = (0, 1, 2),
     ways: tuple[str, ...] = ("sgd", "als", "vb", "gibbs"),
-) -> None:
+) -> dict[str, Figure]:
     """Print the table.
 
     Args:
@@ -54,15 +52,15 @@ def main(
         ways: solvers, or "gibbs --implicit both".
     """
     dataset = load_dataset(shared / data)
-    title = f"{data}: a tenth of the users folded in — {torch.get_num_threads()} threads, torch {torch.__version__}"
-    table = Table(title=title)
-    columns = ("", "RMSE, folded in", "RMSE, trained with", "difference", "ms per user, of many", "ms, one alone")
-    for column in columns:
-        table.add_column(column, justify="left" if not column else "right")
+    report = Report()
+    title = f"{data}: a tenth of the users folded in, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    columns = ("RMSE, folded in", "RMSE, trained with", "difference", "ms per user, of many", "ms, one alone")
+    report.table(title, "", *columns)
     for way in ways:
-        rows = [measured(dataset, way, seed) for seed in seeds]
-        table.add_row(way, *(spread([row[n] for row in rows], digits) for n, digits in enumerate((4, 4, 4, 2, 1))))
-    Console(width=110).print(table)
+        columns_of_values = zip(*(measured(dataset, way, seed) for seed in seeds), strict=True)
+        kinds = zip(columns_of_values, (4, 4, 4, 2, 1), ("RMSE", "RMSE", "RMSE", "ms", "ms"), strict=True)
+        report.row(way, *(Figure.mean(values, digits, unit) for values, digits, unit in kinds))
+    return report.figures
 
 
 def measured(dataset: Dataset, way: str, seed: int) -> tuple[float, ...]:
@@ -84,7 +82,10 @@ def measured(dataset: Dataset, way: str, seed: int) -> tuple[float, ...]:
     joint = together.mean_model().predict(hidden.users, hidden.items, clip=True)
     errors = rmse(folded, hidden.values), rmse(joint, hidden.values)
     first = of_new_users(visible.select(visible.users == 0), torch.zeros(1, dtype=torch.long), 1)
-    many, alone = (statistics.median(seconds(fold_in, some) for _ in range(5)) * 1e3 for some in (visible, first))
+    many, alone = (
+        statistics.median(seconds(functools.partial(fold_in, some)) for _ in range(5)) * 1e3
+        for some in (visible, first)
+    )
     return *errors, errors[0] - errors[1], many / visible.n_users, alone
 
 
@@ -102,17 +103,6 @@ def posterior(dataset: Dataset, kept: torch.Tensor, way: str, seed: int) -> Post
     labels = torch.full((len(dataset.ratings),), TEST, dtype=torch.uint8)
     labels[positions] = torch.where(mask, VALID, TRAIN).to(torch.uint8)
     return train(config, dataclasses.replace(dataset, split_labels=labels)).posterior
-
-
-def seconds(call: Callable[[Ratings], object], argument: Ratings) -> float:
-    began = time.perf_counter()
-    call(argument)
-    return time.perf_counter() - began
-
-
-def spread(values: list[float], digits: int) -> str:
-    std = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{std}"
 
 
 if __name__ == "__main__":

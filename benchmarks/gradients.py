@@ -1,6 +1,6 @@
 """Time of one evaluation of the cost and its gradients, in the usual implementations.
 
-    python benchmarks/gradients.py [--device cuda] [--ranks 16 64 128] [--json]
+    python benchmarks/gradients.py [--device cuda] [--ranks 16 64 128]
 
 On planted ratings of MovieLens-1M's shape: 1,000,209 of 6,040 users × 3,706 items, float32, λ per row, no biases.
 
@@ -16,16 +16,11 @@ turns in five rounds.  The table has medians over the rounds; a ratio is the med
 
 from __future__ import annotations
 
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
+from record import Figure, Report, in_turns, seconds
 from torch import Tensor, nn
 
 from mfrec.data.ratings import Ratings
@@ -34,61 +29,52 @@ from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.model.reference import naive_cost_and_gradients
 
-L2 = 1.5
+L2, ROUNDS = 1.5, 5
 Evaluation = Callable[[], tuple[Tensor, Tensor, Tensor]]
 
 
-def main(ranks: tuple[int, ...] = (16, 64, 128), device: str = "cpu", json_output: bool = False) -> None:
+def main(ranks: tuple[int, ...] = (16, 64, 128), device: str = "cpu") -> dict[str, Figure]:
     """Print the table.
 
     Args:
         ranks: ranks to measure.
         device: cpu or cuda.
-        json_output: print JSON instead of a table.
     """
     place = torch.device(device)
     ratings = synthetic(6040, 3706, 1_000_209, generator=torch.Generator().manual_seed(0)).ratings.to(place)
-    objective = Objective(L2)
-    rows = {}
+    objective, report = Objective(L2), Report()
+    names = ("dense", "gather", "autograd", "mfrec")
+    title = f"one cost and gradient, ms, {place.type}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    report.table(title, "rank", *names, "autograd / mfrec", "dense / mfrec")
     for rank in ranks:
         generator = torch.Generator().manual_seed(0)
         model = MatrixFactorization.from_ratings(ratings, rank, biases=False, offset="none", generator=generator)
-        ways = {
-            "dense": dense(model, ratings),
-            "gather": gather(model, ratings),
-            "autograd": autograd(model, ratings),
-            "mfrec": sparse(model, ratings, objective),
-        }
+        evaluations = dense(model, ratings), gather(model, ratings), autograd(model, ratings)
+        ways = dict(zip(names, (*evaluations, sparse(model, ratings, objective)), strict=True))
         expected = ways["mfrec"]()
         for name, way in ways.items():
             for actual, value in zip(way(), expected, strict=True):
                 torch.testing.assert_close(actual, value, rtol=1e-3, atol=1e-2, msg=f"{name} differs from mfrec")
-        times = rounds_ms(ways, place)
-        rows[rank] = {name: statistics.median(ms) for name, ms in times.items()}
+        times = in_turns({name: finished(way, place) for name, way in ways.items()}, ROUNDS)
+        cells = [Figure.median([1e3 * elapsed for elapsed in times[name]], "ms") for name in names]
         for name in ("autograd", "dense"):
             ratios = [theirs / ours for theirs, ours in zip(times[name], times["mfrec"], strict=True)]
-            rows[rank][f"{name} / mfrec"] = statistics.median(ratios)
-    result = {
-        "machine": f"{torch.cuda.get_device_name() if place.type == 'cuda' else platform.processor() or 'CPU'}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "loops_us_per_rating": loops_us_per_rating(),
-        "ms": rows,
-    }
-    if json_output:
-        print(json.dumps(result, indent=2))
-        return
-    table = Table(
-        title=f"one cost and gradient, ms — {result['machine']}, {result['threads']} threads, torch {torch.__version__}"
-    )
-    for column in ("rank", "dense", "gather", "autograd", "mfrec", "autograd / mfrec", "dense / mfrec"):
-        table.add_column(column, justify="right")
-    for rank, ms in rows.items():
-        cells = [f"{ms[name]:.2f}" for name in ("dense", "gather", "autograd", "mfrec")]
-        cells += [f"{ms[name]:.1f}×" for name in ("autograd / mfrec", "dense / mfrec")]
-        table.add_row(str(rank), *cells)
-    Console(width=110).print(table)
-    print(f"loops, on 2,000 ratings at rank 16: {result['loops_us_per_rating']:.1f} µs per rating")
+            cells.append(Figure.median(ratios, "×"))
+        report.row(str(rank), *cells)
+    loops = Figure.median([loops_us_per_rating()], "µs")
+    print(f"\nloops, on 2,000 ratings at rank 16: {loops.text} µs per rating")
+    return report.figures | {"loops, per rating": loops}
+
+
+def finished(evaluate: Evaluation, device: torch.device) -> Callable[[], None]:
+    """The evaluation, and waiting for the device."""
+
+    def call() -> None:
+        evaluate()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return call
 
 
 def sparse(model: MatrixFactorization, ratings: Ratings, objective: Objective) -> Evaluation:
@@ -144,26 +130,7 @@ def loops_us_per_rating() -> float:
     """Plain loops on 2,000 ratings of 100 × 100, rank 16; the time is proportional to ratings and rank."""
     ratings = synthetic(100, 100, 2000, generator=torch.Generator().manual_seed(0)).ratings
     model = MatrixFactorization.from_ratings(ratings, 16, biases=False, offset="none")
-    start = time.perf_counter()
-    naive_cost_and_gradients(model, ratings, L2)
-    return (time.perf_counter() - start) / len(ratings) * 1e6
-
-
-def rounds_ms(ways: dict[str, Evaluation], device: torch.device, rounds: int = 5) -> dict[str, list[float]]:
-    """Milliseconds of each implementation in each round, after one to warm up; waits for the device.
-
-    The implementations take turns, so that a disturbance of the machine affects all of them.
-    """
-
-    def once(evaluate: Evaluation) -> float:
-        start = time.perf_counter()
-        evaluate()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) * 1e3
-
-    measured = [{name: once(way) for name, way in ways.items()} for _ in range(rounds + 1)][1:]
-    return {name: [ms[name] for ms in measured] for name in ways}
+    return 1e6 * seconds(lambda: naive_cost_and_gradients(model, ratings, L2)) / len(ratings)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and memory of recommending at scale: mfrec's exact search against that of faiss and of implicit.
 
-    python benchmarks/recommend.py [--full] [--users-timed 20000] [--json-output]
+    python benchmarks/recommend.py [--full] [--users-timed 20000]
 
 The task: the 100 items with the highest predictions for each user, of MovieLens-25M's size (162,000 users × 59,000
 items), with random factors of rank 64 and biases.  All search the same matrices of 66 columns; mfrec adds the global
@@ -21,22 +21,17 @@ threads as torch uses.  The table has medians over the rounds; a ratio is the me
 
 from __future__ import annotations
 
-import json
 import resource
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
+from record import Figure, Report, in_new_process, in_turns, seconds, significant
 
 from mfrec.inference.top_k import SCORES, top_k_blocks
 from mfrec.model.factorization import MatrixFactorization
@@ -64,9 +59,8 @@ def main(
     users_timed: int = 20_000,
     rounds: int = 5,
     full: bool = False,
-    json_output: bool = False,
-) -> None:
-    """Print the tables.
+) -> dict[str, Figure]:
+    """Print the table.
 
     Args:
         users: users of the full model.
@@ -76,29 +70,21 @@ def main(
         users_timed: users to recommend to in each round.
         rounds: number of rounds.
         full: also recommend to all users, with mfrec only, and measure memory.
-        json_output: print JSON instead of tables.
     """
     # First, while this process is small: a new process starts with the peak memory of its parent.
-    all_users = in_new_process(full_pass, Sizes(users, items, rank, n)) if full else None
-    timed = Sizes(min(users_timed, users), items, rank, n)
-    times = top_k_times(timed, rounds)
-    if json_output:
-        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-        print(json.dumps({**machine, "timed": timed._asdict(), "top_k": times, "all_users": all_users}, indent=2))
-        return
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    Console(width=110).print(top_k_table(times, timed))
-    if all_users is not None:
+    all_users = in_new_process(full_pass, Sizes(users, items, rank, n)) if full else {}
+    report, timed = Report(), Sizes(min(users_timed, users), items, rank, n)
+    print_times(report, timed, top_k_times(timed, rounds))
+    if full:
+        elapsed, memory = all_users["seconds"], all_users["peak_mib"]
+        per_second = significant(users / elapsed)
         print(
-            f"mfrec, all {users:,} users block by block: {all_users['seconds']:.1f} s, "
-            f"{users / all_users['seconds']:,.0f} users per second, peak memory {all_users['peak_mib']:,.0f} MiB"
+            f"\nmfrec, all {users:,} users block by block: {significant(elapsed)} s, {per_second} users per second, "
+            f"peak memory {significant(memory)} MiB"
         )
-
-
-def in_new_process(measure: Callable[[Sizes], dict[str, float]], sizes: Sizes) -> dict[str, float]:
-    """The result of a measurement in a new process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, sizes).result()
+        report.figures["all users"] = Figure(elapsed, "s")
+        report.figures["all users, peak memory"] = Figure(memory, "MiB")
+    return report.figures
 
 
 def random_model(sizes: Sizes) -> MatrixFactorization:
@@ -123,53 +109,48 @@ def random_model(sizes: Sizes) -> MatrixFactorization:
 def full_pass(sizes: Sizes) -> dict[str, float]:
     """Recommend to all users: seconds, and the peak memory of this process."""
     model = random_model(sizes)
-    began = time.perf_counter()
-    done = sum(len(block) for block, _, _ in top_k_blocks(model, torch.arange(sizes.users), sizes.n))
-    seconds = time.perf_counter() - began
-    assert done == sizes.users
+    done: list[int] = []
+
+    def recommend() -> None:
+        done.extend(len(block) for block, _, _ in top_k_blocks(model, torch.arange(sizes.users), sizes.n))
+
+    elapsed = seconds(recommend)
+    assert sum(done) == sizes.users
     # In kilobytes, but in bytes on a Mac.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "peak_mib": peak / (2**20 if sys.platform == "darwin" else 2**10)}
+    return {"seconds": elapsed, "peak_mib": peak / (2**20 if sys.platform == "darwin" else 2**10)}
 
 
-def top_k_times(sizes: Sizes, rounds: int) -> dict[str, dict[str, float]]:
-    """For each library: median, least and most seconds, and the median ratio to mfrec's."""
+def top_k_times(sizes: Sizes, rounds: int) -> dict[str, list[float]]:
+    """For each library that is installed: seconds in each round."""
     model = random_model(sizes)
     with torch.no_grad():
         user_factors, item_factors = model.augmented_factors()
-    ways = {
-        "mfrec": mfrec_search(model, sizes.n),
-        "torch.topk": torch_search(user_factors, item_factors, sizes.n),
-        "faiss": faiss_search(user_factors.numpy(), item_factors.numpy(), sizes.n),
-        "implicit": implicit_search(user_factors.numpy(), item_factors.numpy(), sizes.n),
-    }
+    ways = {"mfrec": mfrec_search(model, sizes.n), "torch.topk": torch_search(user_factors, item_factors, sizes.n)}
+    for name, searcher in (("faiss", faiss_search), ("implicit", implicit_search)):
+        if find_spec(name) is None:
+            print(f'{name} is not installed; install it with the other packages: pip install -e ".[bench]"')
+        else:
+            ways[name] = searcher(user_factors.numpy(), item_factors.numpy(), sizes.n)
     items, predictions = ways["mfrec"]()
-    for name in ("torch.topk", "faiss", "implicit"):
+    for name in list(ways)[1:]:
         assert_same_items(name, ways[name](), (items, predictions - MEAN))
-    measured = [{name: seconds(way) for name, way in ways.items()} for _ in range(rounds)]
-    return {
-        name: {
-            "seconds": statistics.median(times[name] for times in measured),
-            "least": min(times[name] for times in measured),
-            "most": max(times[name] for times in measured),
-            "users_per_second": sizes.users / statistics.median(times[name] for times in measured),
-            "times_mfrec": statistics.median(times[name] / times["mfrec"] for times in measured),
-        }
-        for name in ways
-    }
+    return in_turns(ways, rounds)
 
 
-def top_k_table(times: dict[str, dict[str, float]], sizes: Sizes) -> Table:
-    table = Table(
-        "", title=f"{sizes.users:,} users: the best {sizes.n} of {sizes.items:,} items each, rank {sizes.rank}"
-    )
-    for column in ("seconds", "least … most", "users per second", "time / mfrec's"):
-        table.add_column(column, justify="right")
-    for name, row in times.items():
-        spread = f"{row['least']:.2f} … {row['most']:.2f}"
-        ratio = f"{row['times_mfrec']:.2f}×"
-        table.add_row(name, f"{row['seconds']:.2f}", spread, f"{row['users_per_second']:,.0f}", ratio)
-    return table
+def print_times(report: Report, sizes: Sizes, times: dict[str, list[float]]) -> None:
+    """Print a row for each library."""
+    title = f"{sizes.users:,} users: the best {sizes.n} of {sizes.items:,} items each, rank {sizes.rank}"
+    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    report.table(f"{title}, {threads}", "", "seconds", "least … most", "users per second", "time / mfrec's")
+    for name, measured in times.items():
+        report.row(
+            name,
+            Figure.median(measured, "s"),
+            f"{significant(min(measured))} … {significant(max(measured))}",
+            Figure.median([sizes.users / elapsed for elapsed in measured], "users/s"),
+            Figure.median([time / of_mfrec for time, of_mfrec in zip(measured, times["mfrec"], strict=True)], "×"),
+        )
 
 
 def mfrec_search(model: MatrixFactorization, n: int) -> Search:
@@ -189,10 +170,8 @@ def torch_search(users: torch.Tensor, items: torch.Tensor, n: int) -> Search:
 
 
 def faiss_search(users: Array, items: Array, n: int) -> Search:
-    try:
-        import faiss
-    except ImportError:
-        sys.exit('faiss is not installed; install it with the other packages: pip install -e ".[bench]"')
+    import faiss
+
     faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.IndexFlatIP(items.shape[1])
     index.add(items)
@@ -205,11 +184,8 @@ def faiss_search(users: Array, items: Array, n: int) -> Search:
 
 
 def implicit_search(users: Array, items: Array, n: int) -> Search:
-    try:
-        from implicit.cpu.topk import topk
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        sys.exit('implicit is not installed; install it with the other packages: pip install -e ".[bench]"')
+    from implicit.cpu.topk import topk
+    from threadpoolctl import threadpool_limits
 
     def search() -> tuple[Array, Array]:
         with threadpool_limits(1, "blas"):
@@ -224,12 +200,6 @@ def assert_same_items(name: str, actual: tuple[Array, Array], expected: tuple[Ar
     np.testing.assert_allclose(actual[1], expected[1], rtol=0, atol=1e-5, err_msg=f"{name} differs from mfrec")
     same = (actual[0] == expected[0]).mean()
     assert same > 0.999, f"{name} and mfrec agree on {same:.2%} of the items only"
-
-
-def seconds(search: Search) -> float:
-    began = time.perf_counter()
-    search()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -50,21 +50,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
+from record import ROOT, Figure, Report, in_new_process
 from training_cost import Job
 
 from mfrec.data.synthetic import synthetic
 from mfrec.solvers.registry import SOLVERS
 
-ROOT = Path(__file__).parents[1]
 THREADS = 2
 # Ratings, users and items of ML-100K, ML-1M and ML-25M.
 SHAPES = ((100_000, 943, 1_682), (1_000_000, 6_040, 3_706), (25_000_000, 162_541, 59_047))
@@ -93,7 +91,7 @@ def main(
     rounds: int = 1,
     against: Path | None = None,
     cache: Path | None = None,
-) -> None:
+) -> dict[str, Figure]:
     """Print the tables.
 
     Args:
@@ -107,21 +105,23 @@ def main(
         cache: folder for the synthetic ratings, which are used again; by default a temporary one.
     """
     print(f"{THREADS} threads, torch {torch.__version__}")
+    report = Report()
     solvers = tuple(name for name in solvers if name in SOLVERS)
     rates: dict[int, dict[tuple[str, int], float]] = {}
     for size in sorted(sizes):
         with ratings_file(size, cache) as (path, shape):
-            print(f"\n## {size:,} ratings of {shape[0]:,} users × {shape[1]:,} items")
+            title = f"{size:,} ratings of {shape[0]:,} users × {shape[1]:,} items"
 
             def job(solver: str | None, path: Path = path) -> Job:
                 return Job(str(path), sorted(ranks), solver, THREADS, epochs, seconds)
 
             if against is None:
-                rates[size] = print_costs(size, job, ranks, solvers, rounds)
+                rates[size] = print_costs(report, title, size, job, ranks, solvers, rounds)
             else:
-                print_comparison(job, ranks, solvers, rounds, against)
+                print_comparison(report, title, job, ranks, solvers, rounds, against)
     if against is None and len(rates) > 1:
-        print_growth(rates)
+        print_growth(report, rates)
+    return report.figures
 
 
 @contextmanager
@@ -133,8 +133,7 @@ def ratings_file(size: int, cache: Path | None) -> Iterator[tuple[Path, tuple[in
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"ratings-{size}.pt"
         if not path.exists():
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                pool.submit(save_synthetic, path, size, shape).result()
+            in_new_process(save_synthetic, path, size, shape)
         yield path, shape
 
 
@@ -183,64 +182,73 @@ def medians(rounds: Sequence[Costs]) -> Costs:
 
 
 def print_costs(
-    size: int, job: Callable[[str | None], Job], ranks: Sequence[int], solvers: Sequence[str], rounds: int
+    report: Report,
+    title: str,
+    size: int,
+    job: Callable[[str | None], Job],
+    ranks: Sequence[int],
+    solvers: Sequence[str],
+    rounds: int,
 ) -> dict[tuple[str, int], float]:
     """Print the ceilings and a row for each solver and rank; returns ratings per second by solver and rank."""
     ceilings = measure(job(None))
     flops, gather = ceilings["flops"], {int(rank): bandwidth for rank, bandwidth in ceilings["gather"].items()}
     bandwidths = ", ".join(f"{gather[rank] / 1e9:.0f} GB/s at rank {rank}" for rank in sorted(ranks))
-    print(f"\nceilings: {flops / 1e9:.0f} Gflop/s; gather {bandwidths}\n")
-    print_row(
-        "solver", "rank", "M ratings/s", "of gather", "of flops", "epoch, s", "setup, s", "memory, B", "pattern, B"
-    )
-    print_row("---", *["---:"] * 8)
+    columns = ("M ratings/s", "of gather", "of flops", "epoch, s", "setup, s", "memory, B", "pattern, B")
+    report.table(title, "solver, rank", *columns)
     rates = {}
     for solver in solvers:
         results = [costs for _ in range(rounds) if (costs := measure(job(solver)).get("ranks"))]
-        for rank, cost in medians(results).items() if results else ():
-            rate = size / cost["epoch"]
-            rates[solver, rank] = rate
-            n_bytes, n_flops = (rank * cost["evaluations"] * work for work in WORK.get(solver, (math.nan, math.nan)))
-            shares = f"{n_bytes * rate / gather[rank]:.2f}", f"{n_flops * rate / flops:.2f}"
-            times = f"{cost['epoch']:.4g}", f"{cost['setup']:.3g}"
-            print_row(
-                solver,
-                f"{rank}",
-                f"{rate / 1e6:.1f}",
-                *shares,
-                *times,
-                f"{cost['resident']:.0f}",
-                f"{cost['pattern']:.0f}",
+        for rank in results[0] if results else ():
+            costs = {name: [result[rank][name] for result in results] for name in results[0][rank]}
+            per_second = [size / epoch for epoch in costs["epoch"]]
+            rates[solver, rank] = rate = statistics.median(per_second)
+            evaluations = statistics.median(costs["evaluations"])
+            n_bytes, n_flops = (rank * evaluations * work for work in WORK.get(solver, (math.nan, math.nan)))
+            report.row(
+                f"{solver}, {rank}",
+                Figure.median([rate / 1e6 for rate in per_second], "M ratings/s"),
+                Figure.median([n_bytes * rate / gather[rank]], "of the ceiling"),
+                Figure.median([n_flops * rate / flops], "of the ceiling"),
+                Figure.median(costs["epoch"], "s"),
+                Figure.median(costs["setup"], "s"),
+                Figure.median(costs["resident"], "B/rating"),
+                Figure.median(costs["pattern"], "B/rating"),
             )
+    print(f"\nceilings: {flops / 1e9:.0f} Gflop/s; gather {bandwidths}")
     return rates
 
 
-def print_growth(rates: Mapping[int, Mapping[tuple[str, int], float]]) -> None:
+def print_growth(report: Report, rates: Mapping[int, Mapping[tuple[str, int], float]]) -> None:
     """Print ratings per second of each size, and those of the largest by those of 1M ratings, or of the smallest."""
     sizes = sorted(rates)
     base, largest = 1_000_000 if 1_000_000 in sizes[:-1] else sizes[0], sizes[-1]
-    print(f"\n## Million ratings per second, and the ratio of {largest:,} to {base:,} ratings\n")
-    print_row("solver", "rank", *(f"{size:,}" for size in sizes), "ratio")
-    print_row("---", *["---:"] * (len(sizes) + 2))
-    for solver, rank in rates[largest]:
-        values = [rates[size].get((solver, rank), math.nan) for size in sizes]
-        ratio = values[-1] / rates[base].get((solver, rank), math.nan)
-        print_row(solver, f"{rank}", *(f"{value / 1e6:.1f}" for value in values), f"{ratio:.2f}")
+    title = f"Million ratings per second, and the ratio of {largest:,} to {base:,} ratings"
+    report.table(title, "solver, rank", *(f"{size:,}" for size in sizes), "ratio")
+    for key in rates[largest]:
+        values = [rates[size].get(key, math.nan) for size in sizes]
+        ratio = values[-1] / rates[base].get(key, math.nan)
+        texts = (f"{value / 1e6:.1f}" for value in values)
+        report.row(f"{key[0]}, {key[1]}", *texts, Figure.median([ratio], "of the smaller size"))
 
 
 def print_comparison(
-    job: Callable[[str | None], Job], ranks: Sequence[int], solvers: Sequence[str], rounds: int, against: Path
+    report: Report,
+    title: str,
+    job: Callable[[str | None], Job],
+    ranks: Sequence[int],
+    solvers: Sequence[str],
+    rounds: int,
+    against: Path,
 ) -> None:
     """Print the seconds of this checkout and of the other, and their ratios."""
-    print(f"\nother checkout: {against.resolve()}\n")
     columns = ("epoch, s: other", "this", "ratio", "setup, s: other", "this", "ratio", "memory, B: other", "this")
-    print_row("solver", "rank", *columns)
-    print_row("---", *["---:"] * (len(columns) + 1))
+    report.table(f"{title}; other checkout: {against.resolve()}", "solver, rank", *columns)
     for solver in solvers:
         pairs = [(measure(job(solver)).get("ranks"), measure(job(solver), against).get("ranks")) for _ in range(rounds)]
         complete = [(ours, theirs) for ours, theirs in pairs if ours and theirs]
         if not complete:
-            print_row(solver, "", "not measured", *[""] * (len(columns) - 1))
+            report.row(solver, "not measured", *[""] * (len(columns) - 1))
             continue
         ours, theirs = (medians(costs) for costs in zip(*complete, strict=True))
         for rank in sorted(ranks):
@@ -250,12 +258,8 @@ def print_comparison(
                 ratio = statistics.median(b[rank][name] / max(a[rank][name], 1e-9) for a, b in complete)
                 is_measurable = max(before, now) > MEASURABLE
                 cells += [f"{before:.3g}", f"{now:.3g}", f"{ratio:.2f}×" if is_measurable else ""]
-            print_row(solver, f"{rank}", *cells, f"{theirs[rank]['resident']:.0f}", f"{ours[rank]['resident']:.0f}")
-
-
-def print_row(*cells: str) -> None:
-    """Print a row of a Markdown table."""
-    print(f"| {' | '.join(cells)} |", flush=True)
+            memory = f"{theirs[rank]['resident']:.0f}", f"{ours[rank]['resident']:.0f}"
+            report.row(f"{solver}, {rank}", *cells, *memory)
 
 
 if __name__ == "__main__":

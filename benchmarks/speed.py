@@ -26,10 +26,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -41,6 +39,7 @@ import tyro
 from matplotlib.axes import Axes
 from peer import THREADS, Peer, Point, Split
 from peers import PEERS
+from record import SHARED, Figure, Report, in_new_process, significant
 
 from mfrec.data.dataset import Dataset
 from mfrec.data.loading import load_dataset
@@ -52,7 +51,6 @@ from mfrec.experiments.loop import Epoch, fit
 from mfrec.posteriors.base import Posterior
 from mfrec.solvers.base import SOLVERS, Solver
 
-ROOT = Path(__file__).parents[1]
 TARGETS = (0.86, 0.85, 0.845, 0.84, 0.8395)
 # Not in the default set: they learn from who rated what as well, which is another model.
 IMPLICIT = ("cmfrec CMF, implicit", "myFM, implicit")
@@ -136,13 +134,13 @@ METHODS = (*OURS, *(name for name in PEERS if name not in IMPLICIT))
 
 
 def main(
-    data: Path = ROOT.parent / "shared" / "data" / "ml-1m",
+    data: Path = SHARED / "ml-1m",
     methods: tuple[str, ...] = METHODS,
     repeats: int = 5,
     seed: int = 0,
-    out: Path = Path("speed.png"),
+    out: Path | None = None,
     rmse_range: tuple[float, float] = (0.83, 0.88),
-) -> None:
+) -> dict[str, Figure]:
     """Print the tables, and draw the picture.
 
     Args:
@@ -150,35 +148,31 @@ def main(
         methods: the methods to measure, by name.
         repeats: number of trainings at most; medians are over them.
         seed: seed of the split, the initial factors and the order of the ratings.
-        out: picture to write.
+        out: picture to write; by default none.
         rmse_range: lowest and highest RMSE of the picture; it begins lower if a curve does.
     """
     unknown = [name for name in methods if name not in OURS and name not in PEERS]
     if unknown:
         raise SystemExit(f"unknown method {unknown[0]!r}; choose from: {', '.join([*OURS, *PEERS])}")
-    print(f"{data.name}, seed {seed}, {THREADS} threads, torch {torch.__version__}\n")
+    report = Report()
     columns = ("", "settings", "best RMSE", "epochs", "s", *(f"s to {target:g}" for target in TARGETS))
-    print_row(*columns)
-    print_row("---", "---", *["---:"] * (len(columns) - 2))
+    title = f"{data.name}, seed {seed}, {THREADS} threads, torch {torch.__version__}"
+    report.table(title, *columns, n_texts=2)
     curves = []
     for name in methods:
-        curve = in_new_process(name, str(data), seed, repeats)
+        curve = curve_of(name, str(data), seed, repeats)
         if isinstance(curve, str):
-            print_row(name, curve, *[""] * (len(columns) - 2))
+            report.row(name, curve, *[""] * (len(columns) - 2))
             continue
         curves.append(curve)
         best = curve.best
-        reached = [number(curve.seconds_to(target)) for target in TARGETS]
-        figures = f"{curve.errors[best]:.4f}", str(curve.epochs[best]), number(curve.seconds[best])
-        print_row(label(curve), curve.settings, *figures, *reached)
-    print_comparison(curves)
-    if curves:
+        error, epochs = Figure.mean([curve.errors[best]], 4, "RMSE"), str(curve.epochs[best])
+        times = [seconds_cell(curve.seconds_to(target)) for target in TARGETS]
+        report.row(label(curve), curve.settings, error, epochs, seconds_cell(curve.seconds[best]), *times)
+    print_comparison(report, curves)
+    if curves and out is not None:
         draw(curves, data.name, rmse_range, out)
-
-
-def print_row(*cells: str) -> None:
-    """Print a row of a Markdown table."""
-    print(f"| {' | '.join(cells)} |", flush=True)
+    return report.figures
 
 
 def label(curve: Curve) -> str:
@@ -186,36 +180,30 @@ def label(curve: Curve) -> str:
     return f"`{curve.name}`" if curve.is_ours else f"*{curve.name}*"
 
 
-def number(seconds: float | None) -> str:
-    """Seconds with two significant digits or one decimal.
-
-    Examples:
-        >>> number(0.1234), number(3.21), number(45.6), number(None)
-        ('0.12', '3.2', '46', 'not reached')
-    """
-    if seconds is None:
-        return "not reached"
-    return f"{seconds:.2f}" if seconds < 1 else f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+def seconds_cell(seconds: float | None) -> Figure | str:
+    """Seconds for a table; None if an RMSE was not reached."""
+    return "not reached" if seconds is None else Figure.median([seconds], "s")
 
 
-def print_comparison(curves: Sequence[Curve]) -> None:
+def print_comparison(report: Report, curves: Sequence[Curve]) -> None:
     """Print who reaches each RMSE first, of mfrec's solvers and of the other packages."""
     ours, theirs = ([curve for curve in curves if curve.is_ours == are_ours] for are_ours in (True, False))
     rows: list[tuple[float, Curve | None]] = [(target, None) for target in TARGETS]
     rows += [(curve.errors[curve.best], curve) for curve in theirs]
-    print("\nThe first to reach an RMSE: the targets, and the best RMSE of each of the other packages.\n")
-    print_row("RMSE", "other package", "s", "mfrec", "s", "ratio")
-    print_row("---:", "---", "---:", "---", "---:", "---:")
+    title = "The first to reach an RMSE: the targets, and the best RMSE of each of the other packages."
+    report.table(title, "aim", "RMSE", "other package", "s", "mfrec", "s", "ratio")
     for error, peer in sorted(rows, key=lambda row: -row[0]):
         rival = first([peer] if peer is not None else theirs, error)
         if rival is None:
             continue
         winner = first(ours, error)
-        cells = (f"{error:.4f}", label(rival[0]), number(rival[1]))
+        cells = f"{error:.4f}", label(rival[0]), significant(rival[1])
+        aim = f"{error:g}" if peer is None else f"best of {label(peer)}"
         if winner is None:
-            print_row(*cells, "", "not reached", "")
+            report.row(aim, *cells, "", "not reached", "")
         else:
-            print_row(*cells, label(winner[0]), number(winner[1]), f"{rival[1] / winner[1]:.1f}×")
+            ratio = Figure.median([rival[1] / winner[1]], "×")
+            report.row(aim, *cells, label(winner[0]), significant(winner[1]), ratio)
 
 
 def first(curves: Sequence[Curve], error: float) -> tuple[Curve, float] | None:
@@ -224,13 +212,12 @@ def first(curves: Sequence[Curve], error: float) -> tuple[Curve, float] | None:
     return min(reached, key=lambda pair: pair[1], default=None)
 
 
-def in_new_process(*arguments: Any) -> Curve | str:
+def curve_of(*arguments: Any) -> Curve | str:
     """The curve of a method, measured in a process that ends with it; or why there is none."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(measured, *arguments).result()
-        except BrokenProcessPool:
-            return "failed: its process crashed"
+    try:
+        return in_new_process(measured, *arguments)
+    except BrokenProcessPool:
+        return "failed: its process crashed"
 
 
 def measured(name: str, data: str, seed: int, repeats: int) -> Curve | str:

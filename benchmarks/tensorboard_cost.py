@@ -10,14 +10,12 @@ than the logs take.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-from rich.table import Table
+from record import Figure, Report, in_turns
 
 from mfrec.data.dataset import Dataset
 from mfrec.data.loading import load_dataset
@@ -38,7 +36,7 @@ VARIANTS: dict[str, type[Logger] | None] = {"none": None, "curves": CurvesOnly, 
 
 def main(
     data: str = "ml-latest-small", solvers: tuple[str, ...] = ("sgd", "als", "vb", "gibbs"), rounds: int = 9
-) -> None:
+) -> dict[str, Figure]:
     """Time trainings with and without TensorBoard.
 
     Args:
@@ -46,30 +44,31 @@ def main(
         solvers: solvers to time, with their defaults.
         rounds: number of rounds.
     """
-    dataset = load_dataset(data)
-    table = Table("solver", "fit, s", "curves and histograms, s", "share of the fit", "figures and projection, once, s")
+    dataset, report = load_dataset(data), Report()
+    columns = ("fit, s", "curves and histograms, s", "share of the fit", "figures and projection, once, s")
+    report.table(f"logs of TensorBoard, {Path(data).name}", "solver", *columns)
     for solver in solvers:
-        seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-        fits = []
-        for _ in range(rounds):
-            for variant, logger in VARIANTS.items():
-                total, fit_seconds = timed(ExperimentConfig.create(solver, data=data), dataset, logger)
-                seconds[variant].append(total)
-                if logger is None:
-                    fits.append(fit_seconds)
-        fit, (none, curves, figures) = min(fits), (min(seconds[variant]) for variant in VARIANTS)
-        row = f"{fit:.2f}", f"{curves - none:.3f}", f"{(curves - none) / fit:.1%}", f"{figures - curves:.2f}"
-        table.add_row(solver, *row)
-    Console(width=120).print(table)
+        config, fits = ExperimentConfig.create(solver, data=data), list[float]()
+        ways = {variant: partial(trained, config, dataset, logger, fits) for variant, logger in VARIANTS.items()}
+        times = in_turns(ways, rounds)
+        fit, (none, curves, figures) = min(fits), (min(times[variant]) for variant in VARIANTS)
+        share = (curves - none) / fit
+        report.row(
+            solver,
+            Figure.median([fit], "s"),
+            Figure.median([curves - none], "s"),
+            Figure(share, "of the fit", text=f"{share:.1%}"),
+            Figure.median([figures - curves], "s"),
+        )
+    return report.figures
 
 
-def timed(config: ExperimentConfig, dataset: Dataset, logger: type[Logger] | None) -> tuple[float, float]:
-    """Seconds of a whole training, and of its epochs and their evaluations."""
+def trained(config: ExperimentConfig, dataset: Dataset, logger: type[Logger] | None, fits: list[float]) -> None:
+    """Train once; without a logger, the seconds of epochs and their evaluations are added to a list."""
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        config = config.updated(run_dir=folder)
-        result = train(config, dataset, loggers=partial(opened, logger))
-        return time.perf_counter() - started, result.progress.seconds
+        result = train(config.updated(run_dir=folder), dataset, loggers=partial(opened, logger))
+    if logger is None:
+        fits.append(result.progress.seconds)
 
 
 def opened(logger: type[Logger] | None, folder: Path, resumed_at: int | None) -> Sequence[Logger]:
