@@ -21,11 +21,13 @@ from mfrec.cli.evaluate import Evaluate
 from mfrec.cli.experiment_options import ExperimentOptions, Listed, refuse_excluded, solver_subcommands
 from mfrec.cli.first_stage import explicit_options, first_stage, solver_and_options
 from mfrec.cli.predict import Predict
+from mfrec.cli.prepare import Prepare
 from mfrec.cli.recommend import Recommend
 from mfrec.cli.reproduce import Reproduce
 from mfrec.cli.runs import Runs
 from mfrec.cli.similar import Similar
 from mfrec.cli.solvers import Solvers
+from mfrec.cli.synthetic import Synthetic
 from mfrec.cli.train import Train
 from mfrec.cli.tune import Tune
 from mfrec.errors import unknown
@@ -41,6 +43,8 @@ VERBS: dict[str, type[Command]] = {
     "similar": Similar,
     "runs": Runs,
     "data": Data,
+    "prepare": Prepare,
+    "synthetic": Synthetic,
     "solvers": Solvers,
     "reproduce": Reproduce,
 }

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from mfrec.cli.options import Plugins, Switch
+from mfrec.cli.options import DataPath, Plugins, Switch
+from mfrec.experiments.config import ReadingConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mfrec.data.dataset import Dataset
 
 MOST_RATED = 10
+# Values that a histogram shows at most one by one, and the number of its intervals if there are more.
+MOST_BARS, INTERVALS = 20, 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(ReadingConfig):
     """Show a data set: counts, density, ratings, most rated titles."""
 
-    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME_OR_PATH")]
-    """A named data set, or a folder, zip or file."""
-    columns: str | None = None
-    """Columns of your own CSV, TSV or parquet file: user,item,rating[,timestamp]."""
-    rating_range: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
-    """Lowest and highest possible rating; by default as the format declares, else as found in the data."""
-    duplicates: Literal["last", "first", "mean", "error"] = "last"
-    """Which rating counts if a user rated an item more than once."""
+    data: DataPath = field()
     json: Switch = False
     """Print JSON instead of tables."""
     plugin: Plugins = ()
@@ -36,10 +33,7 @@ class Data:
         from mfrec.cli import report
         from mfrec.data.loading import load_dataset
 
-        dataset = load_dataset(
-            self.data, columns=self.columns, rating_range=self.rating_range, duplicates=self.duplicates
-        )
-        summary = summarize(dataset)
+        summary = summarize(load_dataset(**self.reading()))
         if self.json:
             print(json.dumps(summary, indent=2))
         else:
@@ -53,7 +47,6 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
     import torch
 
     ratings = dataset.ratings
-    values, counts = torch.unique(ratings.values, return_counts=True)
     most_rated = torch.argsort(ratings.item_counts, descending=True, stable=True)[:MOST_RATED].tolist()
     means = torch.zeros(ratings.n_items).index_add_(0, ratings.items, ratings.values) / ratings.item_counts
     summary: dict[str, Any] = {
@@ -69,7 +62,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         summary |= {"first_rating": f"{first:%Y-%m-%d}", "last_rating": f"{last:%Y-%m-%d}"}
     if dataset.official_splits:
         summary["official_splits"] = ", ".join(dataset.official_splits)
-    summary["rating_histogram"] = {f"{v:g}": c for v, c in zip(values.tolist(), counts.tolist(), strict=True)}
+    summary["rating_histogram"] = histogram(ratings.values)
     summary["most_rated"] = [
         {
             "ratings": int(ratings.item_counts[i]),
@@ -80,3 +73,21 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         for i in most_rated
     ]
     return summary
+
+
+def histogram(values: Tensor) -> dict[str, int]:
+    """The number of ratings of each value; of each interval, if there are more than `MOST_BARS` values.
+
+    Examples:
+        >>> import torch
+        >>> histogram(torch.tensor([1.0, 4.5, 4.5]))
+        {'1': 1, '4.5': 2}
+    """
+    import torch
+
+    distinct, counts = torch.unique(values, return_counts=True)
+    if len(distinct) <= MOST_BARS:
+        return {f"{value:g}": count for value, count in zip(distinct.tolist(), counts.tolist(), strict=True)}
+    bars, edges = torch.histogram(values, bins=INTERVALS)
+    names = [f"{low:.3g}–{high:.3g}" for low, high in itertools.pairwise(edges.tolist())]
+    return {name: int(count) for name, count in zip(names, bars.tolist(), strict=True)}

@@ -8,9 +8,13 @@ import tyro
 
 from mfrec.options import Count
 
-__all__ = ["Device", "Number", "Plugins", "RunPath", "Several", "Switch"]
+__all__ = ["DataPath", "Device", "Number", "Plugins", "RunPath", "Several", "Switch"]
 
 Device = Literal["auto", "cpu", "cuda"]
+DataPath = Annotated[
+    tyro.conf.Positional[str],
+    tyro.conf.arg(metavar="NAME_OR_PATH", help="A named data set, or a folder, zip, file or prepared data set."),
+]
 RunPath = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN", help="Run folder.")]
 Number = Annotated[Count, tyro.conf.arg(aliases=("-n",))]
 # A flag without a --no- form.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from mfrec.errors import InputError, OptionError, unknown
-from mfrec.options import Count, CountOrZero, Fraction, NonNegative, Options, Range, options_from
+from mfrec.options import Count, CountOrZero, Fraction, NonNegative, Options, Range, option_names, options_from
 from mfrec.plugins import import_plugins
 from mfrec.solvers.registry import DEFAULT_SOLVER, SOLVERS
 
@@ -22,27 +22,38 @@ Seed = Annotated[int, Range(0, 2**63, open_high=True)]
 
 
 @dataclass(frozen=True)
-class DataConfig(Options):
-    """Which ratings to use, and how to split them."""
+class ReadingConfig(Options):
+    """Which ratings to use, and how to read them."""
 
     data: str = EMBEDDED_DATA
-    """A named data set (ml-latest-small, ml-100k, ml-1m, ml-10m, ml-20m, ml-25m), or a folder, zip or file."""
+    """A named data set (ml-latest-small, ml-100k, ml-1m, ml-10m, ml-20m, ml-25m), or a folder, zip, file or prepared
+    data set."""
     columns: str | None = None
     """Columns of your own CSV, TSV or parquet file: user,item,rating[,timestamp]."""
     rating_range: tuple[float, float] | None = None
     """Lowest and highest possible rating; by default as the format declares, else as found in the data."""
     duplicates: Literal["last", "first", "mean", "error"] = "last"
     """Which rating counts if a user rated an item more than once."""
+    test_data: str | None = None
+    """A file of test ratings, instead of a split of the data."""
+    valid_data: str | None = None
+    """A file of validation ratings, instead of a fraction of the training ratings."""
+
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `load_dataset`."""
+        return {name: getattr(self, name) for name in option_names(ReadingConfig)}
+
+
+@dataclass(frozen=True)
+class DataConfig(ReadingConfig):
+    """Which ratings to use, and how to split them."""
+
     split: str = "random"
     """random, per-user, per-user-time, time, leave-last-out, cold-items, fold-1-of-5, or an official one such as u1."""
     test_fraction: Fraction = 0.1
     """Fraction of the ratings to hold out for the test; official splits have their own."""
     valid_fraction: Fraction | None = None
     """Fraction of the training ratings to hold out for validation; by default 0.05, and 1/9 of the embedded data."""
-    test_data: str | None = None
-    """A file of test ratings, instead of a split of the data."""
-    valid_data: str | None = None
-    """A file of validation ratings, instead of a fraction of the training ratings."""
 
 
 @dataclass(frozen=True)

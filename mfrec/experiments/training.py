@@ -177,12 +177,4 @@ def load_configured(config: ExperimentConfig) -> Dataset:
     Raises:
         InputError: it cannot be read.
     """
-    options = config.data
-    return load_dataset(
-        options.data,
-        columns=options.columns,
-        rating_range=options.rating_range,
-        duplicates=options.duplicates,
-        test_data=options.test_data,
-        valid_data=options.valid_data,
-    )
+    return load_dataset(**config.data.reading())
