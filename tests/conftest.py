@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import io
 import multiprocessing
 import os
@@ -22,6 +23,9 @@ from hypothesis import settings
 from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
 
+# A file outlasts a killed process without this; only a power failure, which no test has, makes the wait matter.
+os.fsync = lambda descriptor: None
+
 # No deadline: the first call of torch takes a second.
 settings.register_profile("mfrec", deadline=None)
 settings.load_profile("mfrec")
@@ -30,6 +34,16 @@ settings.load_profile("mfrec")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the notebooks first: each takes so long that a worker would be alone with the last of them."""
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives as long as the worker: modules and thousands of tests."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -185,8 +199,10 @@ def trained_run(train_run: TrainRun, tmp_path_factory: pytest.TempPathFactory) -
 def forkserver() -> Any:
     """A multiprocessing context whose processes start at once, since torch is already imported in them."""
     context = multiprocessing.get_context("forkserver")
+    # What solvers, studies and loggers import when they are first used takes seconds too.
+    lazily = ["mfrec.kernels.sgd", "scipy.optimize", "torch._dynamo", "matplotlib.figure", "torch.utils.tensorboard"]
     context.set_forkserver_preload(
-        ["mfrec.cli.main", "mfrec.experiments.training", "optuna", "sqlalchemy.dialects.sqlite"]
+        ["mfrec.cli.main", "mfrec.experiments.training", "optuna", "sqlalchemy.dialects.sqlite", *lazily]
     )
     return context
 

@@ -82,7 +82,9 @@ def mfrec_arguments(command: str) -> list[str] | None:
     words = [word for word in shlex.split(command) if word != "…"]
     if words[0] == "mfrec":
         return words[1:]
-    return ["train", *words[2:]] if words[:2] == ["python", "train.py"] else None
+    if words[0] in ("python", "torchrun") and "train.py" in words:
+        return ["train", *words[words.index("train.py") + 1 :]]
+    return None
 
 
 @pytest.fixture

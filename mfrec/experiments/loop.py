@@ -180,7 +180,9 @@ class _Loop:
         self.solver, self.epochs, self.progress = solver, epochs, progress
         self.monitor: Monitor = monitor(monitored)
         self.loggers, self.on_epoch, self.save = loggers, on_epoch, save
-        self.train_every = log_every if loggers or on_epoch is not None else epochs
+        # Only the first of several processes has loggers, but all must measure alike.
+        self.is_logged = self.any(bool(loggers))
+        self.train_every = log_every if self.is_logged or self.any(on_epoch is not None) else epochs
         self.norms_every = NORM_INTERVAL * log_every
         self.stops_early = uses_early_stopping(solver)
         self.splits = {"train": solver.ratings} | ({} if validation is None else {"valid": validation})
@@ -218,7 +220,7 @@ class _Loop:
         started = time.perf_counter()
         measured = self._evaluate(self._due_splits())
         progress.seconds += time.perf_counter() - started
-        train, valid, n_ratings = measured.get("train"), measured.get("valid"), len(self.splits["train"])
+        train, valid, n_ratings = measured.get("train"), measured.get("valid"), self.splits["train"].n_ratings
         result = Epoch(progress.epoch, self.epochs, train, valid, solver_values, n_ratings)
         if result.train is not None:
             shown = self.monitor.name
@@ -286,7 +288,7 @@ class _Loop:
         return "raise l2, or choose another solver" if can_set_l2 else "choose another solver"
 
     def _log(self, result: Epoch) -> None:
-        if not self.loggers:
+        if not self.is_logged:
             return
         model, number = self.solver.model, result.number
         scalars = {

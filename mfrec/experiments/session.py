@@ -126,19 +126,18 @@ class Session:
     def logging(
         self, loggers: Sequence[Logger] | OpenLoggers | None, command: str | None
     ) -> Iterator[Sequence[Logger]]:
-        """Open the loggers and log the settings; see `train`."""
+        """Open the loggers and log the settings; see `train`.  Only the first process has any."""
         with contextlib.ExitStack() as stack:
-            opened = loggers if isinstance(loggers, Sequence) else self._open(loggers)
-            if not isinstance(loggers, Sequence):
-                for logger in opened:
-                    stack.enter_context(contextlib.closing(logger))
+            opened: Sequence[Logger] = ()
+            if self.is_first and isinstance(loggers, Sequence):
+                opened = loggers
+            elif self.is_first:
+                opened = [stack.enter_context(contextlib.closing(logger)) for logger in self._open(loggers)]
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command
             log_settings(opened, self.config.to_dict(), command, self.device, self.progress.epoch)
             yield opened
 
     def _open(self, loggers: OpenLoggers | None) -> Sequence[Logger]:
-        if not self.is_first:
-            return (Logger(),)  # which does nothing, so that all processes measure alike
         if self.run is None:
             return ()
         if loggers is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from mfrec.experiments.run import Run, load_run
 
 PROGRAM = str(Path(__file__).parents[2] / "train.py")
 SECONDS = 30  # within which all processes must have ended after one has died
+BLOWS = (signal.SIGKILL, signal.SIGSTOP)
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +35,24 @@ def ratings_file(tmp_path_factory) -> Path:
     return path
 
 
+def start(folder: Path, count: int, *arguments: str) -> subprocess.Popen[str]:
+    """Start `torchrun train.py …` in a folder."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "--master-port=0"]
+    return subprocess.Popen(
+        [*command, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", PROGRAM, *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
 @pytest.fixture
 def launch(tmp_path) -> Callable[..., subprocess.Popen[str]]:
     """Starts `torchrun train.py …` in a folder of its own."""
-
-    def start(count: int, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "--master-port=0"]
-        return subprocess.Popen(
-            [*command, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", PROGRAM, *arguments],
-            cwd=tmp_path,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-
-    return start
+    return functools.partial(start, tmp_path)
 
 
 def measured(path: Path) -> dict[str, float]:
@@ -101,16 +105,40 @@ def test_an_input_error_is_said_once(launch):
     assert "nowhere.csv" in errors
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
-def test_when_a_process_dies_or_stands_still_the_others_name_it_and_end(blow, launch, ratings_file, tmp_path):
-    run = tmp_path / "runs" / "run"
+class Struck(NamedTuple):
+    """A training of two processes; the second got a signal."""
+
+    process: subprocess.Popen[str]
+    run: Path
+    pid: int
+    deadline: float
+
+
+@pytest.fixture(scope="module")
+def struck(ratings_file, tmp_path_factory) -> dict[signal.Signals, Struck]:
+    """A training for each blow, all at the same time: most of it is waiting."""
     options = ["--rank", "2", "--data", str(ratings_file), "--name", "run", "--patience", "100000"]
-    process = launch(2, "gd", *options, "--epochs", "100000")
-    wait_for((run / "checkpoint.pt").exists)
-    wait_for(lambda: epoch_of(run) > 0)
-    pid = pid_of_second(process.pid)
-    os.kill(pid, blow)
-    _, errors = process.communicate(timeout=SECONDS)
+    trainings, struck = {}, {}
+    for blow in BLOWS:
+        folder = tmp_path_factory.mktemp(blow.name)
+        trainings[blow] = start(folder, 2, "gd", *options, "--epochs", "100000"), folder / "runs" / "run"
+
+    def all_struck() -> bool:
+        for blow, (process, run) in trainings.items():
+            if blow not in struck and (run / "checkpoint.pt").exists() and epoch_of(run) > 0:
+                pid = pid_of_second(process.pid)
+                os.kill(pid, blow)
+                struck[blow] = Struck(process, run, pid, time.monotonic() + SECONDS)
+        return len(struck) == len(BLOWS)
+
+    wait_for(all_struck, 120)
+    return struck
+
+
+@pytest.mark.parametrize("blow", BLOWS)
+def test_when_a_process_dies_or_stands_still_the_others_name_it_and_end(blow, struck):
+    process, run, pid, deadline = struck[blow]
+    _, errors = process.communicate(timeout=deadline - time.monotonic())
     assert process.returncode != 0
     messages = [line for line in errors.splitlines() if line.startswith("mfrec: ")]
     assert len(messages) == 1

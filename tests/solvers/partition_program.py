@@ -12,9 +12,14 @@ from solver_suite import Case, option_cases, planted_ratings
 
 from mfrec.data.partition import partitioned_splits
 from mfrec.data.ratings import Ratings
-from mfrec.data.splits import split_by_labels
+from mfrec.data.splits import SPLIT_NAMES, split_by_labels
+from mfrec.data.synthetic import synthetic
 from mfrec.evaluation.metrics import evaluate
 from mfrec.evaluation.monitors import monitor
+from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.loggers import Logger
+from mfrec.experiments.loop import Epoch
+from mfrec.experiments.training import train
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.losses import LOSSES
 from mfrec.model.objective import Objective
@@ -83,10 +88,28 @@ def trained(processes: Processes | None) -> Mapping[str, dict[str, Any]]:
     }
 
 
+def unsaved(processes: Processes | None) -> dict[str, Any]:
+    """A training without a run folder.  The first process alone follows its epochs, and has a logger."""
+    is_first = processes is None or processes.index == 0
+    dataset = synthetic(40, 30, 500, generator=torch.Generator().manual_seed(0))
+    epochs: list[Epoch] = []
+    result = train(
+        ExperimentConfig.create("als", rank=2, epochs=2, run_dir=None, log_every=1),
+        dataset,
+        loggers=[Logger()] if is_first else [],
+        on_epoch=epochs.append if is_first else None,
+        processes=processes,
+    )
+    assert result.metrics is not None
+    followed = [(epoch.number, epoch.n_ratings) for epoch in epochs]
+    return {"epochs": followed, **{name: result.metrics[name] for name in SPLIT_NAMES}}
+
+
 def run(index: int, count: int, folder: str) -> None:
     """The program of one of several processes, which meet at a file in the folder."""
     meeting = f"file://{Path(folder).resolve()}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=index, world_size=count)
-    torch.save(dict(trained(Processes())), Path(folder) / f"{index}.pt")
+    processes = Processes()
+    torch.save({"cases": dict(trained(processes)), "unsaved": unsaved(processes)}, Path(folder) / f"{index}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 
 import pytest
 import torch
-from partition_program import cases, run, trained
+from filelock import FileLock
+from partition_program import cases, run, trained, unsaved
 from solver_suite import make_model, make_solver, planted_ratings
 
 from mfrec.data.partition import partitioned_splits
+from mfrec.data.splits import SPLIT_NAMES
 from mfrec.errors import InputError
 from mfrec.model.objective import Objective
 from mfrec.processes import balanced
@@ -28,18 +30,30 @@ def alone():
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids="{} processes".format)
-def together(request, tmp_path_factory):
-    """The outcomes of each of several processes."""
-    folder, count = tmp_path_factory.mktemp("processes"), request.param
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=run, args=(index, count, str(folder))) for index in range(count)]
+def outcomes(request, tmp_path_factory, forkserver):
+    """The outcomes of each of several processes, which train once for all workers of the test run."""
+    count, base = request.param, tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{count}-processes"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            train_in_processes(count, folder, forkserver)
+    return [torch.load(folder / f"{index}.pt") for index in range(count)]
+
+
+def train_in_processes(count, folder, forkserver):
+    processes = [forkserver.Process(target=run, args=(index, count, str(folder))) for index in range(count)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=240)
         process.kill()
     assert [process.exitcode for process in processes] == [0] * count
-    return [torch.load(folder / f"{index}.pt") for index in range(count)]
+
+
+@pytest.fixture
+def together(outcomes):
+    return [outcome["cases"] for outcome in outcomes]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,6 +76,14 @@ def test_each_process_has_ratings_of_its_own_and_together_they_have_all(alone, t
     rows = [process[NAMES[0]]["rows"] for process in together]
     assert all(rows)
     assert sum(rows) == alone[NAMES[0]]["rows"]
+
+
+def test_a_training_that_only_the_first_process_follows_measures_what_one_process_measures(outcomes):
+    alone = unsaved(None)
+    assert outcomes[0]["unsaved"]["epochs"] == alone["epochs"] == [(0, 428), (1, 428), (2, 428)]
+    for outcome in outcomes:
+        for split in SPLIT_NAMES:
+            assert outcome["unsaved"][split] == pytest.approx(alone[split], rel=1e-5)
 
 
 class OneOfTwo:
