@@ -36,6 +36,9 @@ BENCHMARKS: dict[str, Options] = {
     "gradients": {"ranks": (16, 64)},
     "fold_in": {"seeds": (0,), "ways": ("sgd", "als")},
     "recommend": {"users_timed": 2_000},
+    "prepared": {"sizes": (1_000_000,)},
+    "processes": {"solvers": ("als",), "gbits": (1.0,), "n_ratings": 1_000_000},
+    "gpu": {"small": True},
     "tensorboard_cost": {"solvers": ("sgd", "als"), "rounds": 3},
     "smoke": {},
 }
@@ -68,6 +71,9 @@ def run(name: str, options: Options) -> bool:
     print(f"\n# {name}", flush=True)
     try:
         record = in_new_process(measured, name, options)
+    except SystemExit as refusal:
+        print(refusal, file=sys.stderr)
+        return False
     except Exception:
         traceback.print_exc()
         return False

@@ -204,7 +204,7 @@ class _Loop:
         result = self.evaluate_epoch(values)
         if self.stops_early and result.valid is not None:
             self._note_if_best(result.valid[self.monitor.name])
-        if self.any(time.monotonic() > self.save_due):
+        if self.save is not None and self.any(time.monotonic() > self.save_due):
             if result.train is None and result.valid is None:
                 # A diverged state must not replace the last checkpoint.
                 self._check_cost(self._evaluate(["train"]), result)

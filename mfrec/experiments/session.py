@@ -128,10 +128,11 @@ class Session:
     ) -> Iterator[Sequence[Logger]]:
         """Open the loggers and log the settings; see `train`.  Only the first process has any."""
         with contextlib.ExitStack() as stack:
-            opened: Sequence[Logger] = ()
-            if self.is_first and isinstance(loggers, Sequence):
+            if not self.is_first:
+                opened: Sequence[Logger] = ()
+            elif isinstance(loggers, Sequence):
                 opened = loggers
-            elif self.is_first:
+            else:
                 opened = [stack.enter_context(contextlib.closing(logger)) for logger in self._open(loggers)]
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command
             log_settings(opened, self.config.to_dict(), command, self.device, self.progress.epoch)

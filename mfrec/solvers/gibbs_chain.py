@@ -115,9 +115,10 @@ class Chain:
 
         def solve(view: RatingsView) -> tuple[Tensor, ...]:
             regression = self.model, term, view, ridge[None], steps
-            return minimize(*regression, rhs_shift=rhs_shift, noise_std=self.alpha**-0.5, seed=seed)
+            # Without the diagonal, so that it does not travel between processes.
+            return minimize(*regression, rhs_shift=rhs_shift, noise_std=self.alpha**-0.5, seed=seed)[:1]
 
-        weights, _ = solve_rows(self.ratings, term.entity, self.views[term.entity], solve)
+        (weights,) = solve_rows(self.ratings, term.entity, self.views[term.entity], solve)
         self.model.assign(term, weights)
 
     def _draw_noise(self) -> None:
