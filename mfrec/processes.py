@@ -6,7 +6,7 @@ same order.  A process has an index here; torch calls it a rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from typing import TypeVar
@@ -14,6 +14,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from mfrec.errors import InputError
 
 T = TypeVar("T")
 
@@ -41,7 +43,7 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        return bool(self.total(torch.tensor(int(flag), device=self._device())))
+        return bool(self.total(torch.tensor(int(flag))))
 
     def share(self, table: Tensor, parts: Sequence[slice]) -> Tensor:
         """The table with each process's rows in all processes; other rows do not matter.
@@ -76,6 +78,22 @@ class Processes:
         dist.broadcast_object_list(values)
         return values[0]
 
+    def require_same(self, digests: Mapping[str, bytes]) -> None:
+        """Check that all processes have the same digests, by the names of what they are digests of.
+
+        Raises:
+            InputError: they have not.
+        """
+        values = torch.frombuffer(bytearray(b"".join(digest[:8] for digest in digests.values())), dtype=torch.int64)
+        different = self.gathered(values).view(self.count, -1) != values
+        for name, index in zip(digests, different.T, strict=True):
+            if bool(index.any()):
+                process = int(index.int().argmax())
+                raise InputError(
+                    f"all processes must have the same {name} (processes {self.index} and {process} differ); give all "
+                    "hosts the same files, options and versions"
+                )
+
     def exchanged(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """The rows that the processes sent to this one, in the order of the senders.
 
@@ -83,15 +101,12 @@ class Processes:
             rows: (n, …) contiguous, those for process 0 first.
             counts: the number of rows for each process.
         """
-        n_sent = torch.tensor(counts, device=self._device())
+        n_sent = torch.tensor(counts)
         n_received = torch.empty_like(n_sent)
         dist.all_to_all_single(n_received, n_sent)
         received = rows.new_empty(int(n_received.sum()), *rows.shape[1:])
         dist.all_to_all_single(received, rows, n_received.tolist(), list(counts))
         return received
-
-    def _device(self) -> torch.device:
-        return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 def _size(rows: slice) -> int:

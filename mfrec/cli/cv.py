@@ -13,6 +13,7 @@ import tyro
 from mfrec.cli.experiment_options import ExperimentOptions
 from mfrec.errors import InputError, OptionError
 from mfrec.experiments.config import DataConfig
+from mfrec.experiments.launch import require_alone
 from mfrec.options import Range
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class CrossValidate(ExperimentOptions):
         return FoldsConfig(**(vars(data) | {"split": "", "test_data": None, "valid_data": None}))
 
     def __call__(self) -> int:
+        require_alone("cv")
         config = self.experiment()
 
         from mfrec.cli.output import records

@@ -54,5 +54,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"mfrec: {' '.join(sentence.split())}", file=sys.stderr)
+    # Of several processes on a host, which torchrun started, the first one says it.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"mfrec: {' '.join(sentence.split())}", file=sys.stderr)
     return INPUT_ERROR

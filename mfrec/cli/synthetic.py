@@ -1,4 +1,4 @@
-"""`mfrec synthetic`: a file of ratings that are drawn from known factors, of any size."""
+"""`mfrec synthetic`: a file of ratings that are drawn from known factors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK_ROWS = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic(Options):
-    """Write synthetic ratings: skewed, from known factors and biases, of any size."""
+    """Write synthetic ratings: skewed, from known factors and biases."""
 
     output: Annotated[str, tyro.conf.arg(metavar="FILE")]
     """A .parquet or .csv file."""

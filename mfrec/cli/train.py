@@ -45,17 +45,18 @@ class Train(ExperimentOptions):
         return config
 
     def __call__(self) -> int:
-        config = self.experiment()
-
         from mfrec.cli.progress import announce_stop, epoch_progress
         from mfrec.evaluation.monitors import monitor
         from mfrec.experiments.interrupts import Interrupts
-        from mfrec.experiments.launch import launched_processes
+        from mfrec.experiments.launch import launched_processes, take_gpu
         from mfrec.experiments.run import Run
         from mfrec.experiments.training import train
 
         with launched_processes() as processes:
+            config = self.experiment()
             is_first = processes is None or processes.index == 0
+            if processes is not None:
+                take_gpu(config)
             quiet = self.json or not is_first
             with epoch_progress(config.solver, monitor(config.fit.monitor), quiet=quiet) as on_epoch:
                 result = train(

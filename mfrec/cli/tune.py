@@ -14,6 +14,7 @@ from mfrec.cli.experiment_options import ExperimentOptions
 from mfrec.cli.first_stage import FirstStage
 from mfrec.errors import InputError, OptionError
 from mfrec.experiments.config import ExperimentConfig
+from mfrec.experiments.launch import require_alone
 from mfrec.options import INT_MAX, Range
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Tune(ExperimentOptions):
         return config
 
     def __call__(self) -> int:
+        require_alone("tune")
         self.check()
 
         from mfrec.cli.progress import announce_stop, epoch_progress

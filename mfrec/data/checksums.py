@@ -1,8 +1,9 @@
 """Checksums of large files, verified when they are first opened and whenever they may have changed.
 
 A folder's header lists the size and the SHA-256 of each file.  Once they are verified, a file `.verified` in the folder
-keeps each file's device, inode, size and time of change.  As long as these stay the same, the file is not read again.
-A copy has other inodes, so that it is verified anew; a folder that cannot be written to is verified every time.
+keeps each file's device, inode, size and modification time.  As long as these stay the same, the file is not read
+again; a change that keeps them, such as a bit that the disk loses, is not noticed.  A copy has other inodes, so that it
+is verified anew.  A folder that cannot be written to is verified every time.
 """
 
 from __future__ import annotations

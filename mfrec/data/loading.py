@@ -76,7 +76,7 @@ def load_dataset(
     """
     path = path_of(data, cache, base_url)
     if is_prepared(path):
-        return _opened(path, columns, rating_range, test_data)
+        return _opened(path, columns, rating_range, duplicates, test_data, valid_data)
     files = _Files.of(path, test_data, valid_data, columns, rating_range, duplicates)
     return files.from_cache(cache_folder(cache)) if files.size >= LARGE else files.load()
 
@@ -110,7 +110,7 @@ def prepare(
     """
     path = path_of(data, cache, base_url)
     if is_prepared(path):
-        write_prepared(_opened(path, columns, rating_range, test_data), out)
+        write_prepared(_opened(path, columns, rating_range, duplicates, test_data, valid_data), out)
     else:
         _Files.of(path, test_data, valid_data, columns, rating_range, duplicates).prepare(Path(out), on_progress)
 
@@ -119,11 +119,15 @@ def _opened(
     path: Path,
     columns: str | Sequence[str] | None,
     rating_range: RatingRange | None,
+    duplicates: Duplicates,
     test_data: str | Path | None,
+    valid_data: str | Path | None,
 ) -> Dataset:
     """Open a prepared folder, without options that it has decided."""
     dataset = open_prepared(path)
-    refused = {"columns": columns, "test_data": test_data}
+    refused = {"columns": columns, "test_data": test_data, "valid_data": valid_data}
+    if duplicates != "last":
+        refused["duplicates"] = duplicates
     if rating_range is not None and tuple(rating_range) != dataset.rating_range:
         refused["rating_range"] = f"{rating_range[0]:g} {rating_range[1]:g}"
     for option, value in refused.items():
@@ -164,6 +168,11 @@ class _Files:
         paths = {label: Path(file) for label, file in named.items() if file is not None}
         wanted, sources = column_names(columns), {}
         for label, file in paths.items():
+            if is_prepared(file):
+                option = "test_data" if label == TEST else "valid_data"
+                raise OptionError(
+                    option, f"must be a file of ratings (got prepared data, {file}); give the file itself"
+                )
             source, reader = recognized(file)
             sources[label] = source, reader.ratings(source)
         return cls(paths, sources, wanted, rating_range, duplicates)
@@ -222,7 +231,13 @@ class _Files:
         """Open them as prepared in a folder; prepare them unless they are there, as they are now."""
         folder = cache / "prepared"
         entry = folder / f"{self._prefix()}-{_digest(self._states())}"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"large data are prepared in {folder}, which cannot be written ({error.strerror}); set MFREC_CACHE to "
+                "another folder, or prepare the data with `mfrec prepare`"
+            ) from error
         with FileLock(folder / f".{self._prefix()}.lock"):
             if not is_prepared(entry):
                 self._replace(entry)
@@ -236,7 +251,7 @@ class _Files:
     def _replace(self, entry: Path) -> None:
         """Prepare the files; entries of their former states, and of killed processes, are removed."""
         for path in entry.parent.iterdir():
-            if path.is_dir() and path.name.lstrip(".").startswith(f"{self._prefix()}-"):
+            if path.is_dir() and path.name.removeprefix(".").startswith(f"{self._prefix()}-"):
                 shutil.rmtree(path)
         with stage_progress(f"preparing {self.name} once") as on_progress:
             self.prepare(entry, on_progress)

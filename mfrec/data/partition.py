@@ -14,8 +14,10 @@ The models of all processes are complete and alike after every epoch.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +28,8 @@ from mfrec.data.splits import SPLIT_NAMES
 from mfrec.errors import InputError
 from mfrec.processes import Processes, balanced
 from mfrec.sparse import CSRPattern, SparseMatrix
+
+T = TypeVar("T")
 
 # Blocks in which rows are solved and sent: the last one alone is sent while nothing is solved.
 BLOCKS = 4
@@ -139,6 +143,9 @@ class PartitionedRatings(Ratings):
     def any(self, flag: bool) -> bool:
         return self.processes.any(flag)
 
+    def from_first(self, value: T) -> T:
+        return self.processes.from_first(value)
+
     def pairs_at(self, positions: Tensor) -> Tensor:
         places = positions - self.first_entries[0]
         is_here = (places >= 0) & (places < len(self))
@@ -193,22 +200,18 @@ def partitioned_splits(
     return splits
 
 
-def require_same_data(ratings: Ratings, labels: Tensor, processes: Processes) -> None:
-    """Check that all processes have read the same ratings and split them alike, by their numbers and by a sample.
+def data_digests(ratings: Ratings, labels: Tensor) -> dict[str, bytes]:
+    """Digests of ratings and of their split, by which processes compare what they have read.
 
-    Raises:
-        InputError: they have not.
+    A data set that takes long to read is sampled.
     """
     sample = torch.arange(0, len(ratings), max(1, len(ratings) // SAMPLED))
-    weighted = ratings.values[sample].double() * (1 + ratings.items[sample])
-    facts = [ratings.n_users, ratings.n_items, len(ratings), int(labels.sum()), float(weighted.sum())]
-    everywhere = processes.gathered(torch.tensor(facts, dtype=torch.float64)).view(processes.count, -1)
-    different = (everywhere != everywhere[0]).any(1).nonzero()[:, 0].tolist()
-    if different:
-        raise InputError(
-            f"all processes must read the same data (process {different[0]} has {everywhere[different[0], 2]:,.0f} "
-            f"ratings, process 0 has {everywhere[0, 2]:,.0f}); give all hosts the same files"
-        )
+    columns = [ratings.users, ratings.items, ratings.values]
+    columns += [] if ratings.timestamps is None else [ratings.timestamps]
+    digest = hashlib.sha256(repr((*ratings.matrix.shape, len(ratings), len(columns))).encode())
+    for column in columns:
+        digest.update(column[sample].numpy().tobytes())
+    return {"ratings": digest.digest(), "split": hashlib.sha256(labels.to(torch.uint8).numpy().data).digest()}
 
 
 def _entries_of(pattern: CSRPattern, rows: slice) -> slice:

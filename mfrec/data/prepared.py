@@ -116,18 +116,34 @@ def _link(source: PreparedFolder, path: Path) -> bool:
         return False
     if header.get("content_hash") != source.content_hash:
         return False
-    stamp = [STAMP] if (source.path / STAMP).exists() else []
-    with new_folder(path) as folder:
-        for name in (*header["files"], *stamp, HEADER):
-            _link_file(source.path / name, folder / name)
+    try:
+        with new_folder(path) as folder:
+            with contextlib.suppress(_Replaced):  # the stamp may be missing
+                _link_file(source.path / STAMP, folder / STAMP)
+            # The header last: if the folder is replaced meanwhile, the header is that of the other data.
+            for name in (*header["files"], HEADER):
+                _link_file(source.path / name, folder / name)
+            if content_hash(folder) != source.content_hash:
+                raise _Replaced
+    except _Replaced:
+        return False
     return True
+
+
+class _Replaced(Exception):
+    """A folder that was opened has been replaced or removed."""
 
 
 def _link_file(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+        try:
+            os.link(source, target)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copyfile(source, target)
+    except FileNotFoundError as error:
+        raise _Replaced from error
 
 
 @contextlib.contextmanager

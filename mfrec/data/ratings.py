@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from mfrec.sparse import CSRPattern, SparseMatrix, csr_pattern
 
 if TYPE_CHECKING:
     import scipy.sparse
+
+T = TypeVar("T")
 
 
 class Ratings:
@@ -206,6 +208,10 @@ class Ratings:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any of the processes."""
         return flag
+
+    def from_first(self, value: T) -> T:
+        """The value that the first of the processes passed: numbers, strings, lists and dicts."""
+        return value
 
     def pairs_at(self, positions: Tensor) -> Tensor:
         """(2, n) int64 users and items of the ratings at these positions, (n,), among those of all processes."""

@@ -150,7 +150,8 @@ class Run:
         """
         path = self.path / DATASET
         write_prepared(dataset, path)
-        state = {"dataset": content_hash(path), "split_labels": split_labels.to(torch.uint8)}
+        digest = content_hash(path) if dataset.prepared is None else dataset.prepared.content_hash
+        state = {"dataset": digest, "split_labels": split_labels.to(torch.uint8)}
         write_tensors(self.path / SPLIT_LABELS, state)
 
     def has_checkpoint(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from mfrec.data.dataset import Dataset
-from mfrec.data.partition import partitioned_splits, require_same_data
+from mfrec.data.partition import data_digests, partitioned_splits
 from mfrec.data.ratings import Ratings
 from mfrec.data.splits import SPLIT_NAMES, split_by_labels
 from mfrec.errors import OptionError
@@ -32,6 +34,9 @@ from mfrec.processes import Processes
 
 # What opens loggers, given the run folder, and the epoch that a resumed run starts from or None.
 OpenLoggers = Callable[[Path, int | None], Sequence[Logger]]
+
+# Options that may differ between the processes of a training: where things are.
+MAY_DIFFER = {"data", "test_data", "valid_data", "run_dir", "name", "plugin", "device"}
 
 
 class Session:
@@ -75,7 +80,10 @@ class Session:
         """The ratings of each split, those of this process, on the device."""
         if self.processes is None:
             return split_by_labels(self.dataset.ratings.to(self.device), self.split_labels)
-        require_same_data(self.dataset.ratings, self.split_labels, self.processes)
+        options = {name: value for name, value in self.config.flat().items() if name not in MAY_DIFFER}
+        text = json.dumps({"solver": self.config.solver, **options})
+        digests = data_digests(self.dataset.ratings, self.split_labels)
+        self.processes.require_same({"options": hashlib.sha256(text.encode()).digest(), **digests})
         return {**partitioned_splits(self.dataset.ratings, self.split_labels, self.processes, self.device)}
 
     @classmethod
@@ -191,7 +199,8 @@ class Session:
                 stop=lambda: stop() or end_early(),
                 recent_bias=self.config.model.recent_bias,
             )
-        return self.progress.epoch >= epochs or out_of_patience(self.progress, options.patience) or end_early()
+        is_ended = self.splits["train"].any(end_early())
+        return is_ended or self.progress.epoch >= epochs or out_of_patience(self.progress, options.patience)
 
     @property
     def is_saved(self) -> bool:

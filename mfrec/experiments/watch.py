@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
@@ -23,12 +23,12 @@ from mfrec.errors import InputError
 from mfrec.processes import Processes
 
 INTERVAL = 1.0
-# Seconds without a sign of life: after twelve, or after four once a collective operation has failed.
-SILENCE, SUSPICIOUS_SILENCE = 12.0, 4.0
+# Seconds without a sign of life: after eighteen, or after four once a collective operation has failed.
+SILENCE, SUSPICIOUS_SILENCE = 18.0, 4.0
 # The exit status if another process failed, and that of an input error.
 FAILED, INPUT_ERROR = 3, 2
-# Instead of the count of a process that has raised an exception.
-FAILED_SIGN = "failed"
+# Instead of the count of a process that has raised an exception, and of its error if the process itself says it.
+FAILED_SIGN, SAID = "failed", "said"
 
 
 class Place(NamedTuple):
@@ -48,14 +48,16 @@ class Watch:
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
         # A connection of its own: the main thread may wait for an answer on torch's.
+        prefix = f"mfrec/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self.store = dist.PrefixStore("mfrec", dist.TCPStore(address, port, is_master=False))  # type: ignore[attr-defined]
+        self.store = dist.PrefixStore(prefix, dist.TCPStore(address, port, is_master=False))  # type: ignore[attr-defined]
         self.here = Place(socket.gethostname(), os.getpid())
         self.store.set(f"place/{processes.index}", f"{self.here.host} {self.here.pid}")
         self.store.set(f"life/{processes.index}", "0")
         self.places = [self._place(index) for index in range(processes.count)]
         # Set when a collective operation has failed, when the launcher wants the process to end, and when it is done.
         self.suspicious, self.ending, self.stopped = threading.Event(), threading.Event(), threading.Event()
+        self.before: Any = None  # the handler of SIGTERM
         self.thread = threading.Thread(target=self._run, name="mfrec-watch", daemon=True)
 
     def _place(self, index: int) -> Place:
@@ -65,7 +67,7 @@ class Watch:
     def __enter__(self) -> Watch:
         if threading.current_thread() is threading.main_thread():
             # The launcher ends all processes when one has died, before this one could say which.
-            signal.signal(signal.SIGTERM, lambda number, frame: self.ending.set())
+            self.before = signal.signal(signal.SIGTERM, lambda number, frame: self.ending.set())
         self.thread.start()
         return self
 
@@ -76,9 +78,10 @@ class Watch:
         if error is None:
             return
         index = self.processes.index
-        self.store.set(f"error/{index}", str(error) if isinstance(error, InputError) else "")
+        is_input = isinstance(error, InputError)
+        self.store.set(f"error/{index}", "" if not is_input else str(error) if index else SAID)
         self.store.set(f"life/{index}", FAILED_SIGN)
-        if index and isinstance(error, InputError):
+        if index and is_input:
             raise SystemExit(INPUT_ERROR)
 
     def stop(self) -> None:
@@ -86,6 +89,8 @@ class Watch:
         if not self.stopped.is_set():
             self.stopped.set()
             self.thread.join()
+            if self.before is not None:
+                signal.signal(signal.SIGTERM, self.before)
 
     def wait_for_failure(self) -> None:
         """Wait until the watch has ended this process; returns if it finds nothing."""
@@ -128,7 +133,8 @@ class Watch:
                 "cut off; the last checkpoint is kept, resume from it"
             )
         elif self.processes.index == min(living):
-            message = f"{self._names(silent)} failed: {self.store.get(f'error/{silent[0]}').decode() or 'see above'}"
+            error = self.store.get(f"error/{silent[0]}").decode()
+            message = "" if error == SAID else f"{self._names(silent)} failed: {error or 'see above'}"
         self._end(message, stopped)
 
     def _names(self, indices: list[int]) -> str:

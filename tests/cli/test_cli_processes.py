@@ -39,7 +39,7 @@ def start(folder: Path, count: int, *arguments: str) -> subprocess.Popen[str]:
     """Start `torchrun train.py …` in a folder."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "--master-port=0"]
     return subprocess.Popen(
-        [*command, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", PROGRAM, *arguments],
+        [*command, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--", PROGRAM, *arguments],
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,
@@ -78,8 +78,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_two_processes_make_the_run_of_one_and_three_resume_it(launch, ratings_file, tmp_path, monkeypatch):
-    options = ["als", "--rank", "4", "--data", str(ratings_file), "--json"]
-    process = launch(2, *options, "--epochs", "3", "--name", "together")
+    options = ["als", "--rank", "4", "--data", str(ratings_file), "--monitor", "ndcg@10", "--json"]
+    process = launch(2, *options, "--patience", "5", "--epochs", "3", "--name", "together")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert json.loads(output)["epochs"] == 3

@@ -82,6 +82,40 @@ def test_a_dataset_whose_folder_was_replaced_is_written_from_memory(dataset: Dat
     assert_same(open_prepared(tmp_path / "copy"), dataset)
 
 
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_folder_that_is_replaced_while_it_is_linked_is_written_from_memory(
+    when: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, link = tmp_path / "folder", os.link
+    write_prepared(dataset, folder)
+    opened, linked = open_prepared(folder), list[Path]()
+
+    def replace_and_link(source: Path, target: Path) -> None:
+        if len(linked) == (0 if when == "before" else 3):
+            shutil.rmtree(folder)
+            prepare(write_file(tmp_path / "other.csv", CSV), folder)
+        linked.append(source)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", replace_and_link)
+    write_prepared(opened, tmp_path / "copy")
+    assert linked
+    assert_same(open_prepared(tmp_path / "copy"), dataset)
+
+
+def test_prepared_data_are_no_file_of_a_split(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "a.csv", CSV)
+    prepare(path, tmp_path / "out")
+    with pytest.raises(OptionError, match="must be a file of ratings"):
+        load_dataset(path, test_data=tmp_path / "out")
+
+
+def test_a_cache_that_cannot_be_written_is_named(large: None, tmp_path: Path) -> None:
+    path = write_file(tmp_path / "a.csv", CSV)
+    with pytest.raises(InputError, match="set MFREC_CACHE to another folder"):
+        load_dataset(path, cache=path)
+
+
 def flip(path: Path, position: int) -> None:
     """Change a byte of a file, but neither its size nor its time of change."""
     stat, data = path.stat(), bytearray(path.read_bytes())
@@ -153,10 +187,11 @@ def test_a_folder_that_cannot_be_written_to_is_opened(dataset: Dataset, tmp_path
     assert_same(open_prepared(tmp_path / "folder"), dataset)
 
 
-@pytest.mark.parametrize("option", ["columns", "test_data", "rating_range"])
+@pytest.mark.parametrize("option", ["columns", "test_data", "valid_data", "rating_range", "duplicates"])
 def test_options_that_a_prepared_folder_has_decided_are_refused(option: str, tmp_path: Path) -> None:
     prepare(write_file(tmp_path / "a.csv", CSV), tmp_path / "out")
-    value = {"columns": "a,b,c", "test_data": tmp_path / "a.csv", "rating_range": (0.0, 9.0)}[option]
+    values = {"columns": "a,b,c", "rating_range": (0.0, 9.0), "duplicates": "mean"}
+    value = values.get(option, tmp_path / "a.csv")
     with pytest.raises(OptionError, match=r"prepare .* again with it") as caught:
         load_dataset(tmp_path / "out", **{option: value})
     assert caught.value.option == option

@@ -14,6 +14,7 @@ from mfrec.data.partition import partitioned_splits
 from mfrec.data.ratings import Ratings
 from mfrec.data.splits import SPLIT_NAMES, split_by_labels
 from mfrec.data.synthetic import synthetic
+from mfrec.errors import InputError
 from mfrec.evaluation.metrics import evaluate
 from mfrec.evaluation.monitors import monitor
 from mfrec.experiments.config import ExperimentConfig
@@ -89,15 +90,16 @@ def trained(processes: Processes | None) -> Mapping[str, dict[str, Any]]:
 
 
 def unsaved(processes: Processes | None) -> dict[str, Any]:
-    """A training without a run folder.  The first process alone follows its epochs, and has a logger."""
+    """A training without a run folder.  The first process alone follows and ends it, and has a logger."""
     is_first = processes is None or processes.index == 0
     dataset = synthetic(40, 30, 500, generator=torch.Generator().manual_seed(0))
     epochs: list[Epoch] = []
     result = train(
-        ExperimentConfig.create("als", rank=2, epochs=2, run_dir=None, log_every=1),
+        ExperimentConfig.create("als", rank=2, epochs=9, run_dir=None, log_every=1),
         dataset,
         loggers=[Logger()] if is_first else [],
         on_epoch=epochs.append if is_first else None,
+        end_early=lambda: is_first and len(epochs) > 2,
         processes=processes,
     )
     assert result.metrics is not None
@@ -105,11 +107,21 @@ def unsaved(processes: Processes | None) -> dict[str, Any]:
     return {"epochs": followed, **{name: result.metrics[name] for name in SPLIT_NAMES}}
 
 
+def refusal(processes: Processes) -> str:
+    """The message about digests that differ in one process."""
+    try:
+        processes.require_same({"options": bytes(8), "ratings": bytes([processes.index // 2] * 8)})
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def run(index: int, count: int, folder: str) -> None:
     """The program of one of several processes, which meet at a file in the folder."""
     meeting = f"file://{Path(folder).resolve()}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=index, world_size=count)
     processes = Processes()
-    torch.save({"cases": dict(trained(processes)), "unsaved": unsaved(processes)}, Path(folder) / f"{index}.pt")
+    results = {"cases": dict(trained(processes)), "unsaved": unsaved(processes), "refusal": refusal(processes)}
+    torch.save(results, Path(folder) / f"{index}.pt")
     dist.barrier()
     dist.destroy_process_group()

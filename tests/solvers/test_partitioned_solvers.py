@@ -78,12 +78,17 @@ def test_each_process_has_ratings_of_its_own_and_together_they_have_all(alone, t
     assert sum(rows) == alone[NAMES[0]]["rows"]
 
 
-def test_a_training_that_only_the_first_process_follows_measures_what_one_process_measures(outcomes):
+def test_a_training_that_only_the_first_process_follows_and_ends_measures_what_one_process_measures(outcomes):
     alone = unsaved(None)
     assert outcomes[0]["unsaved"]["epochs"] == alone["epochs"] == [(0, 428), (1, 428), (2, 428)]
     for outcome in outcomes:
         for split in SPLIT_NAMES:
             assert outcome["unsaved"][split] == pytest.approx(alone[split], rel=1e-5)
+
+
+def test_digests_that_differ_in_a_process_are_refused_in_all(outcomes):
+    for outcome in outcomes:
+        assert outcome["refusal"].startswith("all processes must have the same ratings (") == (len(outcomes) == 3)
 
 
 class OneOfTwo:
