@@ -45,6 +45,8 @@ class Train(ExperimentOptions):
         return config
 
     def __call__(self) -> int:
+        config = self.experiment()
+
         from mfrec.cli.progress import announce_stop, epoch_progress
         from mfrec.evaluation.monitors import monitor
         from mfrec.experiments.interrupts import Interrupts
@@ -53,7 +55,6 @@ class Train(ExperimentOptions):
         from mfrec.experiments.training import train
 
         with launched_processes() as processes:
-            config = self.experiment()
             is_first = processes is None or processes.index == 0
             if processes is not None:
                 take_gpu(config)
