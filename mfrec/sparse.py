@@ -114,10 +114,14 @@ class CSRPattern:
         crow = torch.searchsorted(entries, self.crow.long()).to(self.crow.dtype)
         return CSRPattern(crow, self.col.index_select(0, entries), self.shape)
 
+    def entries_of(self, rows: slice) -> slice:
+        """The entries of a range of rows."""
+        return slice(int(self.crow[rows.start]), int(self.crow[rows.stop]))
+
     def row_block(self, first: int, end: int) -> CSRPattern:
         """The pattern of rows first … end-1 alone."""
-        crow = self.crow[first : end + 1]
-        return CSRPattern(crow - crow[0], self.col[int(crow[0]) : int(crow[-1])], (len(crow) - 1, self.shape[1]))
+        crow, entries = self.crow[first : end + 1], self.entries_of(slice(first, end))
+        return CSRPattern(crow - crow[0], self.col[entries], (len(crow) - 1, self.shape[1]))
 
     def row_blocks(self, n_rows: int) -> Iterator[tuple[slice, slice, CSRPattern]]:
         """Blocks of up to n_rows rows: the rows, their entries, and the pattern of these rows alone."""

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from conftest import features_of
 from fake_device import FakeTensor
-from posterior_examples import OBJECTIVE, ratings_of, seeded
+from posterior_examples import EXAMPLES, OBJECTIVE, a_model, ratings_of, seeded
 from session_examples import with_times
 from torch import Tensor
 
 from mfrec.data.sessions import Sessions
+from mfrec.inference.fold_in import fold_in_items, fold_in_users
 from mfrec.inference.top_k import top_k
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.posteriors.base import Posterior
@@ -115,3 +116,11 @@ def answers(posterior: Posterior) -> list[Tensor]:
 def moved(posterior: Posterior, device: torch.device) -> Posterior:
     """The posterior as a run on another device has it."""
     return posterior_from_state(posterior.state_dict(), copy.deepcopy(posterior.model).to(device), OBJECTIVE)
+
+
+def folded_answers(kind: str, entity: str, device: torch.device | None = None) -> list[Tensor]:
+    """The answers of a posterior after rows were folded in, on a device, by default the CPU."""
+    fold_in = fold_in_users if entity == "users" else fold_in_items
+    posterior, ratings = EXAMPLES[kind](a_model()), ratings_of(*((3, 8) if entity == "users" else (6, 3)), seed=7)
+    # New ratings come from the CPU, wherever the model is.
+    return answers(fold_in(posterior if device is None else moved(posterior, device), ratings, generator=seeded(5)))

@@ -16,6 +16,7 @@ from device_examples import (
     CASES,
     WAITS,
     answers,
+    folded_answers,
     moved,
     on_cpu,
     started,
@@ -32,7 +33,6 @@ from mfrec.evaluation.metrics import evaluate
 from mfrec.evaluation.probabilities import evaluate_probabilities
 from mfrec.evaluation.ranking import evaluate_ranking
 from mfrec.inference.explain import explain
-from mfrec.inference.fold_in import fold_in_items, fold_in_users
 from mfrec.inference.top_k import similar, top_k
 from mfrec.posteriors.base import Posterior
 
@@ -83,13 +83,9 @@ def test_a_posterior_answers_on_a_device_as_on_the_cpu(kind):
 @pytest.mark.parametrize("kind", EXAMPLES)
 @pytest.mark.parametrize("entity", ["users", "items"])
 def test_rows_are_folded_in_on_a_device_as_on_the_cpu(kind, entity):
-    fold_in = fold_in_users if entity == "users" else fold_in_items
-    posterior, ratings = EXAMPLES[kind](a_model()), ratings_of(*((3, 8) if entity == "users" else (6, 3)), seed=7)
-    expected = answers(fold_in(posterior, ratings, generator=seeded(5)))
+    expected = folded_answers(kind, entity)
     with FakeDevice():
-        # New ratings come from the CPU, wherever the model is.
-        folded = fold_in(moved(posterior, DEVICE), ratings, generator=seeded(5))
-        assert_close(answers(folded), expected, rtol=1e-6, atol=1e-6)
+        assert_close(folded_answers(kind, entity, DEVICE), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_top_n_and_similar_rows_on_a_device_are_those_of_the_cpu():

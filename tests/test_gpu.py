@@ -14,12 +14,11 @@ from typing import TypeVar
 
 import pytest
 import torch
-from device_examples import CASES, EPOCHS, WAITS, answers, moved, state_of, trained, waits_by_numbers
-from posterior_examples import EXAMPLES, a_model, ratings_of, seeded
+from device_examples import CASES, EPOCHS, WAITS, answers, folded_answers, moved, state_of, trained, waits_by_numbers
+from posterior_examples import EXAMPLES, a_model
 from torch.testing import assert_close
 
 from mfrec.draws import counter_normals
-from mfrec.inference.fold_in import fold_in_items, fold_in_users
 
 Test = TypeVar("Test", bound=Callable[..., None])
 CUDA = torch.device("cuda:0")
@@ -72,11 +71,7 @@ def test_a_posterior_answers_on_a_gpu_as_on_the_cpu(kind):
 @pytest.mark.parametrize("kind", EXAMPLES)
 @pytest.mark.parametrize("entity", ["users", "items"])
 def test_rows_are_folded_in_on_a_gpu_as_on_the_cpu(kind, entity):
-    fold_in = fold_in_users if entity == "users" else fold_in_items
-    posterior, ratings = EXAMPLES[kind](a_model()), ratings_of(*((3, 8) if entity == "users" else (6, 3)), seed=7)
-    expected = answers(fold_in(posterior, ratings, generator=seeded(5)))
-    folded = fold_in(moved(posterior, CUDA), ratings, generator=seeded(5))
-    assert_close(answers(folded), expected, rtol=1e-6, atol=1e-6)
+    assert_close(folded_answers(kind, entity, CUDA), folded_answers(kind, entity), rtol=1e-6, atol=1e-6)
 
 
 @on_gpu

@@ -70,6 +70,14 @@ class TableWriter:
             self.temporary.unlink(missing_ok=True)
 
 
+def fill(writer: TableWriter, blocks: Iterable[tuple[int, pd.DataFrame]], total: int, units: str) -> None:
+    """Write frames under a progress bar; the arguments are those of `write_blocks`."""
+    with writer, count_progress(units, total) as advance:
+        for done, frame in blocks:
+            writer.write(frame)
+            advance(done)
+
+
 def write_blocks(
     writer: TableWriter, blocks: Iterable[tuple[int, pd.DataFrame]], total: int, rows: str, units: str
 ) -> None:
@@ -80,10 +88,7 @@ def write_blocks(
         total: the number of units.
         rows, units: what to call them, such as "recommendations" and "users".
     """
-    with writer, count_progress(units, total) as advance:
-        for done, frame in blocks:
-            writer.write(frame)
-            advance(done)
+    fill(writer, blocks, total, units)
     print(f"{writer.rows:,} {rows} for {total:,} {units} in {writer.path}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -26,20 +27,18 @@ class Prepare(ReadingConfig):
 
     def __call__(self) -> int:
         from mfrec.data.loading import prepare
-        from mfrec.data.prepared import open_prepared
+        from mfrec.data.prepared import read_header
         from mfrec.data.progress import stage_progress
 
         start = time.perf_counter()
         with stage_progress("preparing") as on_progress:
             prepare(**self.reading(), out=self.out, on_progress=on_progress)
         seconds = time.perf_counter() - start
-        dataset = open_prepared(self.out)
-        assert dataset.prepared is not None, "it was opened from a folder"
-        folder = dataset.prepared
-        sizes = {"n_ratings": len(dataset.ratings), "n_users": len(dataset.users), "n_items": len(dataset.items)}
-        n_bytes = sum(file.stat().st_size for file in folder.path.iterdir())
+        header = read_header(Path(self.out))
+        sizes = {name: header[name] for name in ("n_ratings", "n_users", "n_items")}
+        n_bytes = sum(file.stat().st_size for file in Path(self.out).iterdir())
         if self.json:
-            print(json.dumps({"path": self.out, "hash": folder.content_hash, **sizes, "bytes": n_bytes}, indent=2))
+            print(json.dumps({"path": self.out, "hash": header["content_hash"], **sizes, "bytes": n_bytes}, indent=2))
         else:
             n_ratings, n_users, n_items = sizes.values()
             print(

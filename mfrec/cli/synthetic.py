@@ -45,19 +45,18 @@ class Synthetic(Options):
         import pandas as pd
         import torch
 
-        from mfrec.cli.output import TableWriter
-        from mfrec.cli.progress import count_progress
+        from mfrec.cli.output import TableWriter, fill
         from mfrec.data.synthetic import synthetic
 
         writer = TableWriter(Path(self.output))
         generator = torch.Generator().manual_seed(self.seed)
         dataset = synthetic(self.users, self.items, self.ratings, self.rank, self.noise, generator=generator)
         columns = {"user": dataset.ratings.users, "item": dataset.ratings.items, "rating": dataset.ratings.values}
-        with writer, count_progress("ratings", self.ratings) as advance:
-            for first in range(0, self.ratings, BLOCK_ROWS):
-                block = {name: column[first : first + BLOCK_ROWS].numpy() for name, column in columns.items()}
-                writer.write(pd.DataFrame(block))
-                advance(len(block["rating"]))
+        blocks = (
+            pd.DataFrame({name: column[first : first + BLOCK_ROWS].numpy() for name, column in columns.items()})
+            for first in range(0, self.ratings, BLOCK_ROWS)
+        )
+        fill(writer, ((len(block), block) for block in blocks), self.ratings, "ratings")
         if self.json:
             print(json.dumps(self.to_dict(), indent=2))
             return 0

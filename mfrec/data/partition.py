@@ -179,8 +179,8 @@ def partitioned_splits(
     matrix, order = ratings.matrix, ratings.pattern.transpose_order
     parts = balanced(ratings.pattern.counts, processes.count), balanced(ratings.pattern.T.counts, processes.count)
     users, items = (rows[processes.index] for rows in parts)
-    by_user = _entries_of(ratings.pattern, users)
-    by_item = _entries_of(ratings.pattern.T, items)
+    by_user = ratings.pattern.entries_of(users)
+    by_item = ratings.pattern.T.entries_of(items)
     places = order[by_item].long()
     user_labels, item_labels = labels[by_user], labels[places]
     item_values = matrix.values.index_select(0, places)
@@ -214,11 +214,6 @@ def data_digests(ratings: Ratings, labels: Tensor) -> dict[str, bytes]:
     return {"ratings": digest.digest(), "split": hashlib.sha256(labels.to(torch.uint8).numpy().data).digest()}
 
 
-def _entries_of(pattern: CSRPattern, rows: slice) -> slice:
-    """The entries of a range of rows."""
-    return slice(int(pattern.crow[rows.start]), int(pattern.crow[rows.stop]))
-
-
 def _blocks_of(counts: Tensor, rows: slice) -> list[slice]:
     """The blocks of a range of rows, given the counts of all rows."""
     blocks = balanced(counts[rows], BLOCKS)
@@ -232,7 +227,7 @@ def _rows_of(pattern: CSRPattern, rows: slice, kept: Tensor, values: Tensor) -> 
         kept: (n,) bool, which entries of these rows.
         values: those of the kept entries.
     """
-    entries = _entries_of(pattern, rows)
+    entries = pattern.entries_of(rows)
     ends = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])
     crow = torch.zeros(pattern.shape[0] + 1, dtype=torch.int64)
     crow[rows.start : rows.stop + 1] = ends[pattern.crow[rows.start : rows.stop + 1].long() - entries.start]

@@ -68,7 +68,7 @@ def open_prepared(path: str | Path, remedy: str = PREPARE_AGAIN) -> Dataset:
         InputError: a file is missing or damaged, or was written by another version.
     """
     path = Path(path)
-    header = read_json(path / HEADER, FORMAT, remedy)
+    header = read_header(path, remedy)
     try:
         verify(path, header["files"], remedy)
         dataset = _mapped(path, header)
@@ -83,13 +83,22 @@ def open_prepared(path: str | Path, remedy: str = PREPARE_AGAIN) -> Dataset:
     return dataset
 
 
+def read_header(path: Path, remedy: str = PREPARE_AGAIN) -> dict[str, Any]:
+    """What the header of a folder says: the sizes and the content hash, among others; reads no other file.
+
+    Raises:
+        InputError: the header is missing or damaged, or was written by another version.
+    """
+    return read_json(path / HEADER, FORMAT, remedy)
+
+
 def content_hash(path: Path) -> str:
     """The hash of the data set in a folder.
 
     Raises:
-        InputError: the header is missing or damaged.
+        InputError: as `read_header`.
     """
-    digest: str = read_json(path / HEADER, FORMAT, PREPARE_AGAIN)["content_hash"]
+    digest: str = read_header(path)["content_hash"]
     return digest
 
 
@@ -111,7 +120,7 @@ def write_prepared(dataset: Dataset, path: str | Path) -> None:
 def _link(source: PreparedFolder, path: Path) -> bool:
     """Link the files of a prepared data set into a new folder; False if they were replaced or removed."""
     try:
-        header = read_json(source.path / HEADER, FORMAT)
+        header = read_header(source.path)
     except InputError:
         return False
     if header.get("content_hash") != source.content_hash:

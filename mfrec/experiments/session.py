@@ -72,19 +72,19 @@ class Session:
     def _build(self, first_fit: dict[str, Any] | None) -> None:
         self.first_fit = first_fit
         self.split_labels = self.drawn_labels if first_fit is None else refit_labels(self.drawn_labels)
-        self.splits = self._splits()
+        self.splits = self._splits(self.processes)
         self.solver = build_solver(self.config, self.dataset, self.splits["train"])
         self.progress = Progress()
 
-    def _splits(self) -> dict[str, Ratings]:
-        """The ratings of each split, those of this process, on the device."""
-        if self.processes is None:
+    def _splits(self, processes: Processes | None) -> dict[str, Ratings]:
+        """The ratings of each split on the device; those of this process if several share them."""
+        if processes is None:
             return split_by_labels(self.dataset.ratings.to(self.device), self.split_labels)
         options = {name: value for name, value in self.config.flat().items() if name not in MAY_DIFFER}
         text = json.dumps({"solver": self.config.solver, **options})
         digests = data_digests(self.dataset.ratings, self.split_labels)
-        self.processes.require_same({"options": hashlib.sha256(text.encode()).digest(), **digests})
-        return {**partitioned_splits(self.dataset.ratings, self.split_labels, self.processes, self.device)}
+        processes.require_same({"options": hashlib.sha256(text.encode()).digest(), **digests})
+        return {**partitioned_splits(self.dataset.ratings, self.split_labels, processes, self.device)}
 
     @classmethod
     def resumed(cls, config: ExperimentConfig, run: Run, processes: Processes | None = None) -> Session:
@@ -236,12 +236,11 @@ class Session:
         if self.processes is None:
             return self._finish(loggers)
         # The first process alone measures the final model, on all ratings, as if it had trained alone.
-        processes, self.processes = self.processes, None
         metrics: dict[str, Any] = {}
         if self.is_first:
-            self.splits = self._splits()
+            self.splits = self._splits(None)
             metrics = self._finish(loggers)
-        return processes.from_first(metrics)
+        return self.processes.from_first(metrics)
 
     def _finish(self, loggers: Sequence[Logger]) -> dict[str, Any]:
         progress, first_fit, ratings = self.progress, self.first_fit, self.dataset.ratings

@@ -64,7 +64,7 @@ class RatingsView:
 
     def block(self, rows: slice) -> RatingsView:
         """The view of a range of rows alone."""
-        entries = slice(int(self.pattern.crow[rows.start]), int(self.pattern.crow[rows.stop]))
+        entries = self.pattern.entries_of(rows)
         return RatingsView(
             self.pattern.row_block(rows.start, rows.stop),
             self.targets[entries],

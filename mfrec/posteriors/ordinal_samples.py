@@ -342,7 +342,7 @@ class OrdinalRows(SampledRows):
     def solve_block(self, statistics: RowStatistics) -> SolvedRows:
         """The rows, their τ and the latents drawn in turn; the mean is given the τ and the latents before them."""
         rows, view = statistics.rows, self.view
-        entries = slice(*(int(view.pattern.crow[bound]) for bound in (rows.start, rows.stop)))
+        entries = view.pattern.entries_of(rows)
         pattern, partners = view.pattern.row_block(rows.start, rows.stop), self.partners[:, self.new_rows.columns]
         fixed = self.targets[entries] - self.residuals[entries]
         weights = torch.ones_like(fixed) if view.weights is None else view.weights[entries]
