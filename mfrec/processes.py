@@ -72,6 +72,25 @@ class Processes:
         everything[parts[self.index]] = values
         return self.share(everything, parts)
 
+    def gathered_by_first(self, rows: Tensor, parts: Sequence[slice]) -> Tensor | None:
+        """The table of all rows, on the CPU of process 0, from each process's rows; None in the others.
+
+        Args:
+            rows: (n, …) those of this process.
+            parts: the rows of each process, which cover the table.
+        """
+        rows = rows.cpu().contiguous()
+        if self.index:
+            if len(rows):
+                dist.send(rows, 0)
+            return None
+        table = rows.new_empty(parts[-1].stop, *rows.shape[1:])
+        table[parts[0]] = rows
+        for sender, part in enumerate(parts):
+            if sender and _size(part):
+                dist.recv(table[part], sender)
+        return table
+
     def from_first(self, value: T) -> T:
         """The value that process 0 passed, in all processes: numbers, strings, lists and dicts."""
         values = [value]

@@ -225,7 +225,7 @@ class Dataset:
         Raises:
             InputError: there is no such user.
         """
-        return Lookup("user", self.name, self.user_ids).index(user_id)
+        return self._user_lookup.index(user_id)
 
     def item_index(self, id_or_title: Id) -> int:
         """The index of an item by id, as an integer or as typed, or by its title in any case.
@@ -238,6 +238,10 @@ class Dataset:
     def item_indices(self, ids_or_titles: pd.Series) -> npt.NDArray[np.int64]:
         """(n_rows,) the index of each item of a column by id or unique title, -1 for an unknown item."""
         return self._item_lookup.indices(ids_or_titles)
+
+    @cached_property
+    def _user_lookup(self) -> Lookup:
+        return Lookup("user", self.name, self.user_ids)
 
     @cached_property
     def _item_lookup(self) -> Lookup:

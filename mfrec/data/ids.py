@@ -6,6 +6,7 @@ file's rows changes no index.  A `pd.Index` of ids is int64 if all are integers,
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 from collections.abc import Iterable, Sequence
@@ -220,8 +221,13 @@ def find_id(ids: pd.Index, typed: Id) -> int | None:
     candidates: list[Id] = [typed, str(typed)]
     if isinstance(typed, str) and is_plain_integer(typed):
         candidates.insert(1, int(typed))
-    positions = ids.get_indexer(pd.Index(candidates, dtype=object))
-    return next((int(position) for position in positions if position >= 0), None)
+    # `get_loc` keeps its hash table; `get_indexer` would make an index of objects of all ids for each call.
+    for candidate in candidates:
+        with contextlib.suppress(KeyError):
+            position = ids.get_loc(candidate)
+            assert isinstance(position, int), "ids are distinct"
+            return position
+    return None
 
 
 def indices_of(ids: pd.Index, typed: pd.Series) -> npt.NDArray[np.int64]:

@@ -9,21 +9,23 @@ Factors travel after each half-sweep, `k` numbers a row; statistics, such as the
     share(entity, table)   the rows that each process owns, in all processes: factors, gradients, sums over rows
     gathered(values)       predictions of all ratings, in the order of the users
 
-The models of all processes are complete and alike after every epoch.
+By default, each process holds the tables of all rows, and they are alike after every epoch.  With partial tables, it
+holds the rows that it owns and those that its ratings meet (`mfrec.data.held_rows`).  Its users and items then are
+positions in these tables.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from mfrec.data.ratings import Ratings
+from mfrec.data.held_rows import AllRows, Arrival, Block, HeldRows, NeededRows
+from mfrec.data.ratings import HeldIndices, Ratings
 from mfrec.data.splits import SPLIT_NAMES
 from mfrec.errors import InputError
 from mfrec.processes import Processes, balanced
@@ -31,8 +33,6 @@ from mfrec.sparse import CSRPattern, SparseMatrix
 
 T = TypeVar("T")
 
-# Blocks in which rows are solved and sent: the last one alone is sent while nothing is solved.
-BLOCKS = 4
 # Ratings at most, about, by which processes compare what they have read.
 SAMPLED = 2**20
 
@@ -47,7 +47,7 @@ class PartitionedRatings(Ratings):
         processes: the processes that partition the ratings.
         by_user: users × items; rows that the process does not own are empty.
         by_item: items × users, likewise.
-        parts: the rows of each process, of the users and of the items.
+        held: the rows of users and of items that the process holds.
         timestamps: (n,) in the order of `by_user`, or None.
     """
 
@@ -56,10 +56,10 @@ class PartitionedRatings(Ratings):
         processes: Processes,
         by_user: SparseMatrix,
         by_item: SparseMatrix,
-        parts: tuple[list[slice], list[slice]],
+        held: tuple[HeldRows, HeldRows],
         timestamps: Tensor | None = None,
     ) -> None:
-        self.processes, self.parts = processes, parts
+        self.processes, self.held = processes, held
         # No order of its entries makes by_item of by_user: only all processes together have the entries of both.
         no_order = by_user.pattern.col.new_empty(0)
         self.matrix = by_user
@@ -87,22 +87,28 @@ class PartitionedRatings(Ratings):
         return True
 
     @property
+    def held_rows(self) -> tuple[HeldIndices, HeldIndices] | None:
+        users, items = self.held
+        if isinstance(users, NeededRows) and isinstance(items, NeededRows):
+            return HeldIndices(users.n_all, users.rows), HeldIndices(items.n_all, items.rows)
+        return None
+
+    @property
     def values_by_item(self) -> Tensor:
         return self.matrix.T.values
 
     @cached_property
     def first_entries(self) -> tuple[int, int]:
         """The positions of the first rating among those of all processes, by user and by item."""
-        index = self.processes.index
-        counts = zip((self.user_counts, self.item_counts), self.parts, strict=True)
-        user, item = (int(count[: rows[index].start].sum()) for count, rows in counts)
+        counts = torch.tensor([len(self), len(self.values_by_item)])
+        user, item = self.gathered(counts).view(-1, 2)[: self.processes.index].sum(0).tolist()
         return user, item
 
     def total(self, values: Tensor) -> Tensor:
         return self.processes.total(values)
 
     def share(self, entity: int, table: Tensor) -> Tensor:
-        return self.processes.share(table.contiguous(), self.parts[entity])
+        return self.held[entity].share(table.contiguous())
 
     def share_blocks(self, entity: int, solve: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Tables of all rows, from a function that makes the rows of a range; ranges travel while others are made.
@@ -111,27 +117,42 @@ class PartitionedRatings(Ratings):
             solve: the rows of each table in a range that this process owns.
         """
         tables: list[Tensor] = []
-        pending: list[dist.Work] = []
+        pending: list[Arrival] = []
         for block in self._blocks[entity]:
-            rows = block[self.processes.index]
-            made = solve(rows)
+            made = solve(block.rows)
             if not tables:
-                tables = [part.new_empty(self.matrix.shape[entity], *part.shape[1:]) for part in made]
+                tables = [part.new_empty(self.held[entity].n, *part.shape[1:]) for part in made]
             for table, part in zip(tables, made, strict=True):
-                table[rows] = part
-                pending += self.processes.start_sharing(table, block)
-        for work in pending:
-            work.wait()
+                table[block.rows] = part
+                pending += block.start(table)
+        for arrival in pending:
+            arrival.wait()
         return tuple(tables)
 
     @cached_property
-    def _blocks(self) -> tuple[list[list[slice]], list[list[slice]]]:
-        """For users and items, the blocks of rows, each with a range of every process, balanced by ratings."""
-        users, items = (
-            [_blocks_of(counts, rows) for rows in parts]
-            for counts, parts in zip((self.user_counts, self.item_counts), self.parts, strict=True)
-        )
-        return [list(block) for block in zip(*users, strict=True)], [list(block) for block in zip(*items, strict=True)]
+    def _blocks(self) -> tuple[Sequence[Block], Sequence[Block]]:
+        """The blocks of rows of users and of items, balanced by ratings."""
+        users, items = self.held
+        return users.blocks(self.user_counts), items.blocks(self.item_counts)
+
+    def complete(self, entity: int, table: Tensor) -> Tensor | None:
+        return self.held[entity].complete(table)
+
+    def held_of(self, entity: int, table: Tensor) -> Tensor:
+        return self.held[entity].of_all(table)
+
+    def row_sum(self, entity: int | None, values: Tensor) -> Tensor:
+        if entity is None or not self.held[entity].is_partial:
+            return values.sum()
+        return self.total(values[self.held[entity].owned].sum())
+
+    def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
+        held = self.held[entity]
+        if not held.is_partial:
+            return super().row_mean(entity, rows, is_counted)
+        counted = rows[held.owned][is_counted[held.owned]]
+        sums = self.total(torch.cat([counted.double().sum(0), counted.new_tensor([len(counted)]).double()]))
+        return (sums[:-1] / sums[-1]).to(rows)
 
     def gathered(self, values: Tensor) -> Tensor:
         return self.processes.gathered(values)
@@ -157,19 +178,26 @@ class PartitionedRatings(Ratings):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PartitionedRatings:
         matrix, transposed = self.matrix.to(device, dtype), self.matrix.T.to(device, dtype)
         timestamps = None if self.timestamps is None else self.timestamps.to(matrix.values.device)
-        return PartitionedRatings(self.processes, matrix, transposed, self.parts, timestamps)
+        users, items = (held.to(matrix.values.device) for held in self.held)
+        return PartitionedRatings(self.processes, matrix, transposed, (users, items), timestamps)
 
 
 def partitioned_splits(
-    ratings: Ratings, labels: Tensor, processes: Processes, device: torch.device | str = "cpu"
+    ratings: Ratings,
+    labels: Tensor,
+    processes: Processes,
+    device: torch.device | str = "cpu",
+    *,
+    partial_tables: bool = False,
 ) -> dict[str, PartitionedRatings]:
     """The ratings of each split by name, of this process; splits without ratings are left out.
 
-    The parts are balanced by all ratings, so that the splits have the same ones.
+    The ranges of rows are balanced by all ratings, so that the splits have the same ones.
 
     Args:
-        ratings: of all processes, on the CPU; only the parts of this process are read, and may be mapped from a file.
+        ratings: of all processes, on the CPU; only those of this process are read, and may be mapped from a file.
         labels: (n_ratings,) TRAIN, VALID or TEST.
+        partial_tables: whether the process holds only the rows that its ratings meet, in any split.
 
     Raises:
         InputError: the ratings have weights.
@@ -177,10 +205,14 @@ def partitioned_splits(
     if ratings.weights is not None:
         raise InputError("ratings with weights must be trained in one process; leave out the weights, or use one")
     matrix, order = ratings.matrix, ratings.pattern.transpose_order
-    parts = balanced(ratings.pattern.counts, processes.count), balanced(ratings.pattern.T.counts, processes.count)
-    users, items = (rows[processes.index] for rows in parts)
-    by_user = ratings.pattern.entries_of(users)
-    by_item = ratings.pattern.T.entries_of(items)
+    patterns = ratings.pattern, ratings.pattern.T
+    parts = [balanced(pattern.counts, processes.count) for pattern in patterns]
+    entries = [pattern.entries_of(owned[processes.index]) for pattern, owned in zip(patterns, parts, strict=True)]
+    users, items = (
+        _held_rows(processes, parts[entity], patterns[1 - entity].col[entries[1 - entity]], partial_tables)
+        for entity in range(2)
+    )
+    by_user, by_item = entries
     places = order[by_item].long()
     user_labels, item_labels = labels[by_user], labels[places]
     item_values = matrix.values.index_select(0, places)
@@ -189,15 +221,24 @@ def partitioned_splits(
         if not processes.any(bool((user_labels == label).any())):
             continue
         kept, kept_by_item = user_labels == label, item_labels == label
-        timestamps = None if ratings.timestamps is None else ratings.timestamps[by_user][kept].to(device)
+        timestamps = None if ratings.timestamps is None else ratings.timestamps[by_user][kept]
         splits[name] = PartitionedRatings(
             processes,
-            _rows_of(ratings.pattern, users, kept, matrix.values[by_user][kept]).to(device),
-            _rows_of(ratings.pattern.T, items, kept_by_item, item_values[kept_by_item]).to(device),
-            parts,
+            _owned_rows(ratings.pattern, kept, matrix.values[by_user][kept], users, items),
+            _owned_rows(ratings.pattern.T, kept_by_item, item_values[kept_by_item], items, users),
+            (users, items),
             timestamps,
-        )
+        ).to(device)
     return splits
+
+
+def _held_rows(processes: Processes, parts: list[slice], met: Tensor, is_partial: bool) -> HeldRows:
+    """The rows of an entity that this process holds, given the rows that its ratings meet, (n_entries,)."""
+    if not is_partial:
+        return AllRows(processes, parts)
+    is_needed = torch.zeros(parts[-1].stop, dtype=torch.bool)
+    is_needed[met.long()] = True
+    return NeededRows(processes, parts, is_needed)
 
 
 def data_digests(ratings: Ratings, labels: Tensor) -> dict[str, bytes]:
@@ -214,22 +255,19 @@ def data_digests(ratings: Ratings, labels: Tensor) -> dict[str, bytes]:
     return {"ratings": digest.digest(), "split": hashlib.sha256(labels.to(torch.uint8).numpy().data).digest()}
 
 
-def _blocks_of(counts: Tensor, rows: slice) -> list[slice]:
-    """The blocks of a range of rows, given the counts of all rows."""
-    blocks = balanced(counts[rows], BLOCKS)
-    return [slice(rows.start + block.start, rows.start + block.stop) for block in blocks]
-
-
-def _rows_of(pattern: CSRPattern, rows: slice, kept: Tensor, values: Tensor) -> SparseMatrix:
-    """The matrix of some entries of a range of rows; its other rows are empty.
+def _owned_rows(pattern: CSRPattern, kept: Tensor, values: Tensor, rows: HeldRows, cols: HeldRows) -> SparseMatrix:
+    """Held rows × held columns of a matrix: some entries of the rows that this process owns; other rows are empty.
 
     Args:
-        kept: (n,) bool, which entries of these rows.
+        pattern: of all rows.
+        kept: (n,) bool, which entries of the owned rows.
         values: those of the kept entries.
     """
-    entries = pattern.entries_of(rows)
+    part = rows.parts[rows.processes.index]
+    entries = pattern.entries_of(part)
     ends = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])
-    crow = torch.zeros(pattern.shape[0] + 1, dtype=torch.int64)
-    crow[rows.start : rows.stop + 1] = ends[pattern.crow[rows.start : rows.stop + 1].long() - entries.start]
-    crow[rows.stop + 1 :] = len(values)
-    return SparseMatrix(CSRPattern(crow.to(pattern.crow.dtype), pattern.col[entries][kept], pattern.shape), values)
+    crow = torch.zeros(rows.n + 1, dtype=torch.int64)
+    crow[rows.owned.start : rows.owned.stop + 1] = ends[pattern.crow[part.start : part.stop + 1].long() - entries.start]
+    crow[rows.owned.stop + 1 :] = len(values)
+    col = cols.positions(pattern.col[entries][kept]).to(pattern.col.dtype)
+    return SparseMatrix(CSRPattern(crow.to(pattern.crow.dtype), col, (rows.n, cols.n)), values)

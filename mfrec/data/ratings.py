@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 T = TypeVar("T")
+
+
+class HeldIndices(NamedTuple):
+    """Some rows of a table: the number of all rows, and the indices of some, (n,) ascending."""
+
+    n_all: int
+    indices: Tensor
 
 
 class Ratings:
@@ -177,6 +184,11 @@ class Ratings:
         return False
 
     @property
+    def held_rows(self) -> tuple[HeldIndices, HeldIndices] | None:
+        """The users and the items that tables have a row for; None if that is all of them."""
+        return None
+
+    @property
     def values_by_item(self) -> Tensor:
         """(n_ratings,) the ratings in the order of the items."""
         return self.values.index_select(0, self.pattern.transpose_order)
@@ -196,6 +208,26 @@ class Ratings:
     def share(self, entity: int, table: Tensor) -> Tensor:
         """The table, (n_rows, …) of users or items, with the rows that each process computed, in all processes."""
         return table
+
+    def complete(self, entity: int, table: Tensor) -> Tensor | None:
+        """A table with all rows of users or items, from the rows of each process; None in a process that lacks some."""
+        return table
+
+    def held_of(self, entity: int, table: Tensor) -> Tensor:
+        """The rows of `held_rows`, of a table with all rows of users or items."""
+        return table
+
+    def row_sum(self, entity: int | None, values: Tensor) -> Tensor:
+        """() the sum of a table, (n_rows, …), with each row of users or items counted once among the processes.
+
+        Args:
+            entity: None if the table's rows are neither users nor items.
+        """
+        return values.sum()
+
+    def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
+        """(k,) the mean of a table's rows, (n_rows, k), at which a mask, (n_rows,) bool, is True in any process."""
+        return rows[is_counted].mean(0)
 
     def gathered(self, values: Tensor) -> Tensor:
         """(n_ratings,) the values of the ratings of all processes, from those of this one."""

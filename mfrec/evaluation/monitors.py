@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -26,12 +27,14 @@ class Monitor:
         label: the metric in tables and charts, such as "RMSE" or "NDCG@10".
         higher_is_better: whether a higher value is better.
         format: the format specification of values in tables.
+        ranks_items: whether all items are ranked.
     """
 
     name: str
     label: str
     higher_is_better: bool
     format: str
+    ranks_items: ClassVar[bool] = False
 
     def is_better(self, value: float, best: float) -> bool:
         """Whether a value improves on the best so far; NaN never does."""
@@ -61,6 +64,7 @@ class RankingMonitor(Monitor):
 
     metric: str = "ndcg"
     n: int = 10
+    ranks_items: ClassVar[bool] = True
 
     @torch.no_grad()
     def value(

@@ -121,6 +121,8 @@ class FitConfig(Options):
     """Seed of the split, the initial factors and the solver; same seed and device, same bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto uses a GPU if there is one and the solver can."""
+    partial_tables: bool = False
+    """In several processes, let each one hold only the users and items that its ratings have (als and gd)."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mfrec.data.ratings import Ratings
 from mfrec.errors import InputError, OptionError
 from mfrec.evaluation.monitors import Monitor, evaluate_monitored, monitor
 from mfrec.experiments.loggers import Logger
+from mfrec.model.entity import entity_of
 from mfrec.posteriors.predictive import predictive_model
 from mfrec.solvers.base import Solver
 
@@ -300,8 +301,10 @@ class _Loop:
             for metric, value in (values or {}).items()
         } | result.solver
         if number % self.norms_every == 0:
-            for name, gradient in self.solver.objective.gradients(model, self.solver.ratings).items():
-                scalars[f"gradient_norm/{name.removesuffix('.weight')}"] = float(gradient.norm())
+            ratings = self.solver.ratings
+            for name, gradient in self.solver.objective.gradients(model, ratings).items():
+                norm = ratings.row_sum(entity_of(name), gradient.double().square()).sqrt()
+                scalars[f"gradient_norm/{name.removesuffix('.weight')}"] = float(norm)
         for sink in self.loggers:
             sink.scalars(scalars, number)
             if result.train is not None:

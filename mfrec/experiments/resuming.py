@@ -11,7 +11,7 @@ from mfrec.experiments.loop import Progress, out_of_patience
 from mfrec.experiments.run import Run
 
 # Options that a resumed run may change, because they do not affect the results up to an epoch.
-MAY_CHANGE = frozenset({"epochs", "patience", "log_every", "device", "loggers", "plugin"})
+MAY_CHANGE = frozenset({"epochs", "patience", "log_every", "device", "partial_tables", "loggers", "plugin"})
 
 
 def with_changes(

@@ -29,6 +29,7 @@ from mfrec.experiments.loop import Epoch, Progress, fit, never, out_of_patience
 from mfrec.experiments.resuming import MAY_CHANGE, require_work, with_changes
 from mfrec.experiments.run import Run
 from mfrec.experiments.run_log import log_results, log_settings
+from mfrec.model.partial_state import complete_state, held_state
 from mfrec.posteriors.predictive import predictive_model
 from mfrec.processes import Processes
 
@@ -84,7 +85,11 @@ class Session:
         text = json.dumps({"solver": self.config.solver, **options})
         digests = data_digests(self.dataset.ratings, self.split_labels)
         processes.require_same({"options": hashlib.sha256(text.encode()).digest(), **digests})
-        return {**partitioned_splits(self.dataset.ratings, self.split_labels, processes, self.device)}
+        is_partial = self.config.fit.partial_tables
+        if is_partial and monitor(self.config.fit.monitor).ranks_items:
+            raise OptionError("monitor", "must be an error such as rmse with partial tables, which lack items to rank")
+        ratings = self.dataset.ratings
+        return {**partitioned_splits(ratings, self.split_labels, processes, self.device, partial_tables=is_partial)}
 
     @classmethod
     def resumed(cls, config: ExperimentConfig, run: Run, processes: Processes | None = None) -> Session:
@@ -97,7 +102,7 @@ class Session:
         first_fit = state["first_fit"]
         config = with_changes(run, before, config, MAY_CHANGE - ({"epochs", "patience"} if first_fit else set()))
         session = cls(config, *run.dataset(), run, first_fit, processes)
-        session.progress = run.restore(session.solver, state)
+        session.progress = run.restore(session.solver, session._with_models(state, held_state))
         # A run killed between its last epoch and its metrics has only these left to do.
         if run.has_metrics():
             require_work(run, config, session.progress, first_fit)
@@ -208,9 +213,18 @@ class Session:
         return self.run is not None or self.config.run.run_dir is not None
 
     def _save(self, state: Mapping[str, Any]) -> None:
+        state = self._with_models(state, complete_state)
         if self.is_first:
             assert self.run is not None
             self.run.write_checkpoint({**state, "first_fit": self.first_fit})
+
+    def _with_models(
+        self, state: Mapping[str, Any], change: Callable[[Mapping[str, Tensor], Ratings], dict[str, Tensor]]
+    ) -> dict[str, Any]:
+        """A checkpoint with its models' states changed."""
+        train, progress = self.splits["train"], state["progress"]
+        best = change(progress["best_model"], train)
+        return {**state, "model": change(state["model"], train), "progress": {**progress, "best_model": best}}
 
     def _first_results(self) -> dict[str, Any]:
         progress = self.progress
@@ -237,8 +251,12 @@ class Session:
             return self._finish(loggers)
         # The first process alone measures the final model, on all ratings, as if it had trained alone.
         metrics: dict[str, Any] = {}
+        train, model = self.splits["train"], complete_state(self.solver.model.state_dict(), self.splits["train"])
         if self.is_first:
             self.splits = self._splits(None)
+            if train.held_rows is not None:
+                self.solver = build_solver(self.config, self.dataset, self.splits["train"])
+                self.solver.model.load_state_dict(model)
             metrics = self._finish(loggers)
         return self.processes.from_first(metrics)
 

@@ -10,13 +10,15 @@ each laid out like Θ̃.  Solvers see an entity as its terms; the rows' own fact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mfrec.data.features import Features
+from mfrec.data.ratings import HeldIndices
 from mfrec.errors import InputError
 
 USER, ITEM = 0, 1
@@ -32,6 +34,45 @@ INITS: dict[str, Callable[[int, int, torch.Generator, torch.dtype], Tensor]] = {
     # For factors that are assigned later: as a start for training, it is a saddle of J.
     "zeros": lambda n, k, g, dtype: torch.zeros(n, k, dtype=dtype),
 }
+
+# Rows drawn at a time where some of them are held.  A multiple of 16, the numbers that torch draws together, so that
+# the numbers are those of one draw.
+DRAWN_ROWS = 2**16
+
+
+def initial_factors(
+    init: str,
+    n: int,
+    *,
+    rank: int,
+    nonnegative: bool,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    held: HeldIndices | None = None,
+) -> Tensor:
+    """(n, rank) initial factors.
+
+    Args:
+        init: a name in `INITS`.
+        nonnegative: whether the factors are the absolute values.
+        held: if the n rows are some of more: the numbers are those of all rows, which are drawn block by block.
+    """
+    if held is None:
+        factors = INITS[init](n, rank, generator, dtype)
+    else:
+        factors = torch.cat(list(_held_factors(init, rank, generator, dtype, held)))
+    return factors.abs() if nonnegative else factors
+
+
+def _held_factors(
+    init: str, rank: int, generator: torch.Generator, dtype: torch.dtype, held: HeldIndices
+) -> Iterator[Tensor]:
+    # The last block has the remaining rows too: torch draws fewer than 16 numbers in another way.
+    ends = [DRAWN_ROWS * block for block in range(1, held.n_all // DRAWN_ROWS)] + [held.n_all]
+    bounds = torch.searchsorted(held.indices, torch.tensor([0, *ends])).tolist()
+    for first, end, rows in zip([0, *ends], ends, pairwise(bounds), strict=False):
+        block = INITS[init](end - first, rank, generator, dtype)
+        yield block[held.indices[slice(*rows)] - first]
 
 
 class Term(NamedTuple):
@@ -160,6 +201,17 @@ class Entity(nn.Module):
             # Θ̃ = [θ, b, 1] and X̃ = [x, 1, b].
             columns[bias] = slice(self.rank + self.index, self.rank + self.index + 1)
         return Term(self.index, features, factors, bias if self.biases else None, columns)
+
+
+def entity_of(name: str) -> int | None:
+    """The entity that a parameter or buffer of a model belongs to, by its name; None if to neither.
+
+    Examples:
+        >>> entity_of("users.bias.weight"), entity_of("items.factors.weight"), entity_of("rating_range")
+        (0, 1, None)
+    """
+    module = name.partition(".")[0]
+    return next((entity for entity, each in enumerate(ENTITY_NAMES) if module == f"{each}s"), None)
 
 
 def embedding(weight: Tensor) -> nn.Embedding:

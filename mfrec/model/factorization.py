@@ -17,16 +17,17 @@ an effect; see `mfrec.model.session_biases`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mfrec.data.features import Features
-from mfrec.data.ratings import Ratings
+from mfrec.data.ratings import HeldIndices, Ratings
 from mfrec.data.sessions import Sessions
 from mfrec.errors import InputError, OptionError, unknown
-from mfrec.model.entity import ENTITY_NAMES, INITS, ITEM, USER, Entity, Term
+from mfrec.model.entity import ENTITY_NAMES, INITS, ITEM, USER, Entity, Term, initial_factors
 from mfrec.model.offsets import centring_offset, offset_at
 from mfrec.model.pair_products import dots, pair_dots
 from mfrec.model.session_biases import SessionBiases
@@ -48,6 +49,7 @@ class MatrixFactorization(nn.Module):
         sessions: the sessions of the training ratings; each gets a bias, initially 0.
         nonnegative: whether factors and feature weights, but not biases, are kept at 0 or above.
         init: how factors start, a name in `INITS`; biases start at 0.
+        held_rows: of users and of items, if the model holds some rows of a larger one; see `initial_factors`.
         generator: the source of the initial factors, on the CPU, so that all devices start alike; by default seeded
             with 0.
 
@@ -78,6 +80,7 @@ class MatrixFactorization(nn.Module):
         sessions: Sessions | None = None,
         nonnegative: bool = False,
         init: str = "scaled-normal",
+        held_rows: tuple[HeldIndices, HeldIndices] | None = None,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -94,13 +97,10 @@ class MatrixFactorization(nn.Module):
         self.rank, self.biases, self.nonnegative = rank, biases, nonnegative
         self.register_buffer("offset", None if offset is None else offset.to(dtype))
         self.register_buffer("rating_range", torch.tensor(rating_range, dtype=dtype))
-
-        def start(n: int) -> Tensor:
-            factors = INITS[init](n, rank, generator, dtype)
-            return factors.abs() if nonnegative else factors
-
-        self.users = Entity(USER, n_users, rank, start, biases=biases, features=user_features)
-        self.items = Entity(ITEM, n_items, rank, start, biases=biases, ids=item_ids, features=item_features)
+        start = partial(initial_factors, init, rank=rank, nonnegative=nonnegative, generator=generator, dtype=dtype)
+        users, items = (partial(start, held=held) for held in held_rows or (None, None))
+        self.users = Entity(USER, n_users, rank, users, biases=biases, features=user_features)
+        self.items = Entity(ITEM, n_items, rank, items, biases=biases, ids=item_ids, features=item_features)
         self.sessions = None if sessions is None else SessionBiases(sessions, dtype)
 
     @classmethod
@@ -129,7 +129,8 @@ class MatrixFactorization(nn.Module):
             (torch.Size([2, 4]), torch.Size([2, 4]))
         """
         mean = centring_offset(ratings, offset, damping)
-        model = cls(ratings.n_users, ratings.n_items, rank, offset=mean, dtype=ratings.values.dtype, **options)
+        options = {"offset": mean, "held_rows": ratings.held_rows, "dtype": ratings.values.dtype, **options}
+        model = cls(ratings.n_users, ratings.n_items, rank, **options)
         model = model.to(ratings.device)
         with torch.no_grad():
             for entity, counts in zip(model.entities, (ratings.user_counts, ratings.item_counts), strict=True):

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from mfrec.data.ratings import Ratings
 from mfrec.errors import OptionError, unknown
-from mfrec.model.entity import ENTITY_NAMES, ITEM, USER, Term
+from mfrec.model.entity import ENTITY_NAMES, ITEM, USER, Term, entity_of
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.losses import Loss, squared_error
 from mfrec.model.offsets import offset_at
@@ -138,17 +138,20 @@ class Objective:
         weights = self.penalty_weights(model, ratings)
         for name, weight in weights.items():
             gradients[name].addcmul_(weight, model.get_parameter(name))
-        return cost + self._penalty(model, weights), gradients
+        return cost + self._penalty(model, ratings, weights), gradients
 
     def penalty(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """½ Σ λ ‖·‖² over all parameters, a differentiable scalar."""
         if self.l2 == 0 and not self.bias_l2 and (model.sessions is None or self.session_l2 == 0):
             return model.rating_range.new_zeros(())
-        return self._penalty(model, self.penalty_weights(model, ratings))
+        return self._penalty(model, ratings, self.penalty_weights(model, ratings))
 
-    def _penalty(self, model: MatrixFactorization, weights: dict[str, Tensor]) -> Tensor:
+    def _penalty(self, model: MatrixFactorization, ratings: Ratings, weights: dict[str, Tensor]) -> Tensor:
         squares = {name: model.get_parameter(name).square().sum(1, keepdim=True) for name in weights}
-        return 0.5 * torch.stack([(w * squares[name]).sum() for name, w in weights.items()]).sum()
+        return (
+            0.5
+            * torch.stack([ratings.row_sum(entity_of(name), w * squares[name]) for name, w in weights.items()]).sum()
+        )
 
     def penalty_weights(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
         """λ of every row of each parameter, (n_rows, 1), by parameter name."""

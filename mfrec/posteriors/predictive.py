@@ -51,12 +51,16 @@ def predictive_model(
     """
     model = posterior.mean_model() if mean_model is None else mean_model
     shift = recent_biases(model, train, recent_bias) if recent_bias else None
-    return with_predictive_users(model, train.user_counts > 0, has_side_features(posterior.model), shift)
+    return with_predictive_users(model, train.user_counts > 0, has_side_features(posterior.model), shift, train)
 
 
 @torch.no_grad()
 def with_predictive_users(
-    model: MatrixFactorization, rated: Tensor, described: Tensor, shift: Tensor | None = None
+    model: MatrixFactorization,
+    rated: Tensor,
+    described: Tensor,
+    shift: Tensor | None = None,
+    train: Ratings | None = None,
 ) -> MatrixFactorization:
     """The model with average rows for users without ratings, and shifted user biases.
 
@@ -64,14 +68,20 @@ def with_predictive_users(
         rated: (n_users,) bool, which users have training ratings; at least one has.
         described: (n_users,) bool, which users have features other than implicit ones.
         shift: (n_users,) δ, in stars, or None.
+        train: the training ratings, if several processes may have the model's rows.
     """
     rated, described = rated.to(model.device), described.to(model.device)
-    if bool(rated.all()) and shift is None:
+    lacks_some = not bool(rated.all())
+    if not (lacks_some if train is None else train.any(lacks_some)) and shift is None:
         return model
+
+    def mean(rows: Tensor) -> Tensor:
+        return rows[rated].mean(0) if train is None else train.row_mean(USER, rows, rated)
+
     rows, side = model.entity_factors(USER).detach(), _side_rows(model)
     # Without the part of its features, the row of a user who has some is the best there is.
-    of_described = rows if side is None else (rows - side)[rated].mean(0) + side
-    replaced = of_described.where(described[:, None], rows[rated].mean(0))
+    of_described = rows if side is None else mean(rows - side) + side
+    replaced = of_described.where(described[:, None], mean(rows))
     rows = rows.where(rated[:, None], replaced)
     if shift is not None:
         rows[:, model.rank] += shift.to(rows)

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from mfrec.model.objective import Objective
     from mfrec.posteriors.base import Posterior
 
-Capability = Literal["features", "non-negative", "losses", "sessions"]
+Capability = Literal["features", "non-negative", "losses", "sessions", "partial-tables"]
 # The name of each capability in messages.
 CAPABILITIES: dict[Capability, str] = {
     "features": "features",
     "non-negative": "non-negative factors",
     "losses": "losses other than the squared error",
     "sessions": "session biases",
+    "partial-tables": "partial tables",
 }
 # What no solver supports in several processes: terms that couple the rows of all of them.
 PARTITIONLESS: tuple[Capability, ...] = ("features", "sessions")
@@ -122,7 +123,8 @@ class SolverSpec:
         summary: one sentence for lists of solvers.
         options: the class of the solver's own options.
         implementation: the `Solver` subclass, or where to import it from: "package.module:Class".
-        supports: which of "features", "non-negative" factors, other "losses" and "sessions" the solver can handle.
+        supports: which of "features", "non-negative" factors, other "losses", "sessions" and "partial-tables" the
+            solver can handle.
         defaults: the options of every solver, such as "rank", whose defaults differ for this one.
         search_space: the options worth tuning, the solver's own and those of every solver.
         learns: the options of every solver that this one infers from the data, so that they cannot be set.
@@ -188,6 +190,7 @@ class SolverSpec:
             "non-negative": model.nonnegative,
             "features": model.has_features,
             "sessions": model.sessions is not None,
+            "partial-tables": ratings.held_rows is not None,
         }
         for capability, is_needed in needed.items():
             if is_needed and capability not in self.supports:

@@ -177,7 +177,7 @@ SOLVERS["gd"] = SolverSpec(
     summary="Gradient descent on all ratings at once.",
     options=GradientDescentOptions,
     implementation="mfrec.solvers.gradient_descent:GradientDescent",
-    supports=frozenset({"features", "non-negative", "losses", "sessions"}),
+    supports=frozenset({"features", "non-negative", "losses", "sessions", "partial-tables"}),
     defaults={"rank": 10, "l2": 10.0, "l2_scaling": "row", "epochs": 1000, "patience": 40},
     search_space={
         "lr": SearchRange(1e-4, 2e-3, "log"),
@@ -212,7 +212,7 @@ SOLVERS["als"] = SolverSpec(
     summary="Alternating least squares.",
     options=ALSOptions,
     implementation="mfrec.solvers.als:ALS",
-    supports=frozenset({"features", "non-negative", "sessions"}),
+    supports=frozenset({"features", "non-negative", "sessions", "partial-tables"}),
     defaults={"l2": 1.1, "epochs": 40, "patience": 5},
     search_space={
         "l2": SearchRange(0.3, 4.0, "log"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from solver_suite import Case, option_cases, planted_ratings
+from torch import Tensor
 
 from mfrec.data.partition import partitioned_splits
 from mfrec.data.ratings import Ratings
@@ -20,10 +21,13 @@ from mfrec.evaluation.monitors import monitor
 from mfrec.experiments.config import ExperimentConfig
 from mfrec.experiments.loggers import Logger
 from mfrec.experiments.loop import Epoch
+from mfrec.experiments.run import Run
 from mfrec.experiments.training import train
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.losses import LOSSES
 from mfrec.model.objective import Objective
+from mfrec.model.partial_state import complete_state
+from mfrec.posteriors.predictive import predictive_model
 from mfrec.processes import Processes
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import SOLVERS
@@ -66,19 +70,29 @@ def outcome(solver: Solver, train: Ratings, valid: Ratings) -> dict[str, Any]:
     solver.plan(EPOCHS)
     for _ in range(EPOCHS):
         values = solver.epoch()
-    model = solver.inference().mean_model()
+    model = predictive_model(solver.inference(), train)
     measured = {f"valid {name}": value for name, value in evaluate(model, valid, solver.objective).items()}
     measured |= {f"train {name}": value for name, value in evaluate(solver.model, train, solver.objective).items()}
-    measured["ndcg"] = monitor("ndcg@5").value(model, train, valid, {})
+    if train.held_rows is None:
+        measured["ndcg"] = monitor("ndcg@5").value(model, train, valid, {})
     parameters = {name: parameter.detach().clone() for name, parameter in solver.model.named_parameters()}
     return {"parameters": parameters, "measured": {**measured, **values}, "rows": len(train)}
+
+
+def labelled_ratings() -> tuple[Ratings, Tensor]:
+    """Ratings, most of them of users and items from the same range, and the split of each.
+
+    So a process does not need all rows.  A user has validation ratings only.
+    """
+    ratings = planted_ratings()[0].to(dtype=torch.float64)
+    ratings = ratings.select((ratings.users // 30 == ratings.items // 20) | (torch.arange(len(ratings)) % 40 == 0))
+    return ratings, ((torch.arange(len(ratings)) % 7 == 0) | (ratings.users == 5)).to(torch.uint8)
 
 
 def trained(processes: Processes | None) -> Mapping[str, dict[str, Any]]:
     """The outcome of every case, in one process or as one of several."""
     torch.set_num_threads(1)
-    ratings = planted_ratings()[0].to(dtype=torch.float64)
-    labels = (torch.arange(len(ratings)) % 7 == 0).to(torch.uint8)
+    ratings, labels = labelled_ratings()
     if processes is None:
         splits: Mapping[str, Ratings] = split_by_labels(ratings, labels)
     else:
@@ -87,6 +101,19 @@ def trained(processes: Processes | None) -> Mapping[str, dict[str, Any]]:
         name: outcome(built(case, variant, splits["train"]), splits["train"], splits["valid"])
         for name, case, variant in cases()
     }
+
+
+def trained_with_partial_tables(processes: Processes) -> Mapping[str, dict[str, Any]]:
+    """The outcome of every case that supports partial tables, with the parameters of all rows in the first process."""
+    ratings, labels = labelled_ratings()
+    splits = partitioned_splits(ratings, labels, processes, partial_tables=True)
+    train, outcomes = splits["train"], {}
+    for name, case, variant in cases():
+        if "partial-tables" in SOLVERS[case.solver].supports:
+            result = outcome(built(case, variant, train), train, splits["valid"])
+            complete = complete_state(result["parameters"], train)
+            outcomes[name] = {**result, "held": train.n_users + train.n_items, "parameters": complete}
+    return outcomes
 
 
 def unsaved(processes: Processes | None) -> dict[str, Any]:
@@ -107,6 +134,17 @@ def unsaved(processes: Processes | None) -> dict[str, Any]:
     return {"epochs": followed, **{name: result.metrics[name] for name in SPLIT_NAMES}}
 
 
+def saved(processes: Processes | None, folder: Path) -> dict[str, Any]:
+    """The final metrics of a run that was trained, and then resumed; several processes have partial tables."""
+    dataset = synthetic(400, 300, 2000, generator=torch.Generator().manual_seed(0))
+    config = ExperimentConfig.create("als", rank=2, epochs=2, offset="item", run_dir=str(folder), name="saved")
+    config = config.updated(partial_tables=processes is not None)
+    train(config, dataset, loggers=[], processes=processes)
+    resumed = train(config.updated(epochs=4), run=Run.open(folder / "saved"), loggers=[], processes=processes)
+    assert resumed.metrics is not None
+    return resumed.metrics
+
+
 def refusal(processes: Processes) -> str:
     """The message about digests that differ in one process."""
     try:
@@ -121,7 +159,13 @@ def run(index: int, count: int, folder: str) -> None:
     meeting = f"file://{Path(folder).resolve()}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=index, world_size=count)
     processes = Processes()
-    results = {"cases": dict(trained(processes)), "unsaved": unsaved(processes), "refusal": refusal(processes)}
+    results = {
+        "cases": trained(processes),
+        "partial": trained_with_partial_tables(processes),
+        "unsaved": unsaved(processes),
+        "saved": saved(processes, Path(folder)),
+        "refusal": refusal(processes),
+    }
     torch.save(results, Path(folder) / f"{index}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 import torch
 from filelock import FileLock
-from partition_program import cases, run, trained, unsaved
+from partition_program import cases, run, saved, trained, unsaved
 from solver_suite import make_model, make_solver, planted_ratings
 
 from mfrec.data.partition import partitioned_splits
+from mfrec.data.ratings import HeldIndices
 from mfrec.data.splits import SPLIT_NAMES
 from mfrec.errors import InputError
+from mfrec.experiments.run import Run, load_run
+from mfrec.experiments.training import train
 from mfrec.model.objective import Objective
 from mfrec.processes import balanced
 from mfrec.solvers.registry import SOLVERS
 
 NAMES = [name for name, _, _ in cases()]
+PARTIAL = [name for name, case, _ in cases() if "partial-tables" in SOLVERS[case.solver].supports]
 # Solvers whose sums have the same order in several processes: they end with the same bits.
 BITWISE = ("als", "sgd", "gd", "optim")
 
@@ -30,15 +35,21 @@ def alone():
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids="{} processes".format)
-def outcomes(request, tmp_path_factory, forkserver):
-    """The outcomes of each of several processes, which train once for all workers of the test run."""
+def folder(request, tmp_path_factory, forkserver):
+    """What several processes have written, which train once for all workers of the test run."""
     count, base = request.param, tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{count}-processes"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
             train_in_processes(count, folder, forkserver)
-    return [torch.load(folder / f"{index}.pt") for index in range(count)]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder):
+    """The outcomes of each of several processes."""
+    return [torch.load(path) for path in sorted(folder.glob("*.pt"))]
 
 
 def train_in_processes(count, folder, forkserver):
@@ -72,6 +83,37 @@ def test_several_processes_measure_what_one_measures(name, alone, together):
         assert process[name]["measured"] == pytest.approx(alone[name]["measured"], rel=1e-6)
 
 
+@pytest.mark.parametrize("name", PARTIAL)
+def test_processes_with_partial_tables_end_with_the_parameters_of_one(name, alone, outcomes):
+    first = outcomes[0]["partial"][name]["parameters"]
+    assert first.keys() == alone[name]["parameters"].keys()
+    for parameter, values in alone[name]["parameters"].items():
+        assert torch.equal(first[parameter], values), parameter
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_processes_with_partial_tables_measure_what_one_measures(name, alone, outcomes):
+    expected = {metric: value for metric, value in alone[name]["measured"].items() if metric != "ndcg"}
+    for outcome in outcomes:
+        assert outcome["partial"][name]["measured"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_processes_with_partial_tables_hold_fewer_rows_than_all(outcomes):
+    assert all(outcome["partial"][PARTIAL[0]]["held"] < 120 + 80 for outcome in outcomes)
+
+
+@pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s.partitions and "partial-tables" not in s.supports])
+def test_a_solver_that_needs_all_rows_refuses_partial_tables_and_names_those_that_do_not(name, monkeypatch):
+    train = planted_ratings()[0]
+    held = (
+        HeldIndices(train.n_users, torch.arange(train.n_users)),
+        HeldIndices(train.n_items, torch.arange(train.n_items)),
+    )
+    monkeypatch.setattr(type(train), "held_rows", held)
+    with pytest.raises(InputError, match=rf"^{name} does not support partial tables; use gd, als$"):
+        make_solver(name, make_model(train), train, Objective(0.1))
+
+
 def test_each_process_has_ratings_of_its_own_and_together_they_have_all(alone, together):
     rows = [process[NAMES[0]]["rows"] for process in together]
     assert all(rows)
@@ -84,6 +126,19 @@ def test_a_training_that_only_the_first_process_follows_and_ends_measures_what_o
     for outcome in outcomes:
         for split in SPLIT_NAMES:
             assert outcome["unsaved"][split] == pytest.approx(alone[split], rel=1e-5)
+
+
+def test_a_run_of_processes_with_partial_tables_is_that_of_one_process_which_can_go_on(outcomes, folder, tmp_path):
+    expected = saved(None, tmp_path)
+    for outcome in outcomes:
+        for split in SPLIT_NAMES:
+            assert outcome["saved"][split] == pytest.approx(expected[split], rel=1e-5)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "saved", copy)
+    state = load_run(tmp_path / "saved").model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in load_run(copy).model.state_dict().items())
+    run = Run.open(copy)
+    assert train(run.config().updated(epochs=5), run=run, loggers=[]).progress.epoch == 5
 
 
 def test_digests_that_differ_in_a_process_are_refused_in_all(outcomes):
