@@ -43,7 +43,9 @@ from mfrec.experiments.training import train
 from mfrec.posteriors.levels import rating_levels
 
 Options = dict[str, Any]
-Table = Literal["ledger", "half", "likelihood", "embedded", "ml-100k", "ml-1m", "cold", "refit", "peers", "folds"]
+Table = Literal[
+    "ledger", "half", "likelihood", "embedded", "ml-100k", "ml-1m", "cold", "times", "refit", "peers", "folds"
+]
 
 POINT_ESTIMATES = ("sgd", "block-sgd", "als", "optim", "quasi-newton", "gd")
 HALF = "ratings-with-timestamps-first-487650.dat"
@@ -96,6 +98,8 @@ def main(
         row(report, "gibbs", {"rank": 64, **ALL_FEATURES}, [large | seed for seed in by_seed])
     if "cold" in tables:
         cold_tables(report, small, large, seeds)
+    if "times" in tables:
+        times_table(report, small)
     if "refit" in tables:
         for title, data in (("ml-latest-small", {}), ("ML-100K, u1", small | {"split": "u1"}), ("ML-1M", large)):
             header(report, f"without and with a refit, {title}")
@@ -152,9 +156,10 @@ def half_table(report: Report, folder: Path, seeds: tuple[int, ...]) -> None:
     sweeps: Options = {"rank": 32, "epochs": 100, "burn_in": 20}
     blind = Training("gibbs", {**sweeps, **ALL_FEATURES})
     timed = Training("gibbs", {**blind.options, "sessions": True})
+    without_tables = Training("gibbs", {**sweeps, **IMPLICIT, "sessions": True})
     probit = Training("gibbs", {**timed.options, "likelihood": "ordinal"})
     trained: dict[str, Predictions] = {}
-    for trainings in ((blind,), (timed,), (probit,), (timed, probit)):
+    for trainings in ((blind,), (timed,), (without_tables,), (probit,), (timed, probit)):
         entry, repeats = Entry("ml-1m", trainings), [{"seed": seed} for seed in seeds]
         measured = reproduce(entry, dataset, repeats=repeats, trained=trained)
         names = " and ".join(f"`{training.command()}`" for training in trainings)
@@ -253,6 +258,26 @@ def biases_row(report: Report, dataset: Dataset, seeds: tuple[int, ...]) -> None
         predictions = biases_only(training, dataset.rating_range).predict_observed(test, clip=True)
         errors.append(rmse(predictions, test.values))
     report.row("biases only", error(errors), "", "")
+
+
+def times_table(report: Report, small: Options) -> None:
+    """Splits by time: with and without recent biases, and other packages."""
+    splits, half_lives = ("time", "per-user-time"), (0, 10)
+    columns = [f"`{split}`{', recent bias' if half_life else ''}" for split in splits for half_life in half_lives]
+    for name, data in (("ML-100K", small), ("ml-latest-small", {})):
+        report.table(f"splits by time, {name}", "", *columns)
+        for solver, options in (("vb", {}), ("gibbs", {"epochs": 100}), ("gibbs", {"epochs": 100, **IMPLICIT})):
+            measured = (
+                measure(solver, {**options, **data, "split": split, "recent_bias": half_life})
+                for split in splits
+                for half_life in half_lives
+            )
+            figures = [error([metrics["test"]["rmse"]]) for metrics in measured]
+            report.row(f"`{Training(solver, options).command()}`", *figures)
+        dataset = load_dataset(data.get("data", EMBEDDED_DATA))
+        for peer in ("Surprise SVD", "cornac MF", "myFM", "myFM, implicit"):
+            errors = [error([tested(dataset, split, 0, PEERS[peer].trained)[0]]) for split in splits]
+            report.row(peer, errors[0], "", errors[1], "")
 
 
 def peer_row(report: Report, name: str, dataset: Dataset, splits: list[tuple[str, int]]) -> None:

@@ -1,6 +1,6 @@
 """Several processes: seconds of an epoch on hosts that a network joins, bytes that cross, and a model of larger data.
 
-    sudo python benchmarks/processes.py [--solvers als sgd gibbs gd] [--gbits 10 1 0.1]
+    sudo python benchmarks/processes.py [--trainings als sgd gibbs gd] [--gbits 10 1 0.1]
 
 Two network namespaces stand in for two hosts.  A pair of virtual devices joins them, whose rate `tc` limits.  Each host
 runs one process of one thread, as `torchrun --nnodes=2` starts it.  The ratings are synthetic, with the shape of
@@ -19,6 +19,11 @@ The model of an epoch of ALS on P hosts of C cores, with n ratings, N rows and r
 c are the seconds per rating that one thread takes here.  B is the rate at which a host receives.  Rows are sent while
 others are solved, so that the sum is an upper bound.  Every host keeps the tables of all rows, 4 N (k + 2) bytes, and
 as much for the best epoch, and 16 n/P bytes of ratings.
+
+With partial tables, a host lacks a row that it does not own and that none of its ratings meets.  If the r ratings of
+each row fall on any host, a host needs a share 1 − (1 − 1/P)^r of the rows of others.  It holds 1/P + (1 − 1/P) times
+this of all rows, and receives (1 − 1/P) times this.  The table "rows that a host holds" compares this to the count in
+the synthetic ratings, with r of their mean.
 """
 
 from __future__ import annotations
@@ -36,20 +41,32 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 from prepared import SHAPES, prepare, write_ratings
 from record import Figure, Report, in_new_process
 
+from mfrec.data.loading import load_dataset
+from mfrec.processes import balanced
+
 HOSTS = ("mfrec-a", "mfrec-b")
 ADDRESSES = ("10.98.0.1", "10.98.0.2")
 # The larger problems: ratings, rows of users and items.  The second has ALX's 365 million nodes on both sides.
-LARGER = ((1e9, 10_000_000 + 1_000_000), (50e9, 2 * 365_000_000))
+LARGER = ((1e9, (10_000_000, 1_000_000)), (50e9, (365_000_000, 365_000_000)))
 COUNTS, CORES, GBITS = (8, 32, 128, 512), 32, (10.0, 100.0)
-OPTIONS: dict[str, dict[str, Any]] = {"gibbs": {"burn_in": 0}, "gd": {"lr": 1e-7}}
+# What to train, by name: a solver and its options.
+PARTIAL = "als, partial tables"
+TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "als": ("als", {}),
+    PARTIAL: ("als", {"partial_tables": True}),
+    "gibbs": ("gibbs", {"burn_in": 0}),
+    "sgd": ("sgd", {}),
+    "gd": ("gd", {"lr": 1e-7}),
+}
 
 
 def main(
-    solvers: tuple[str, ...] = ("als", "gibbs", "sgd", "gd"),
+    trainings: tuple[str, ...] = tuple(TRAININGS),
     gbits: tuple[float, ...] = (10.0, 1.0, 0.1),
     n_ratings: int = 10_000_000,
     rank: int = 64,
@@ -59,7 +76,7 @@ def main(
     """Print the tables.
 
     Args:
-        solvers: solvers to measure, by name.
+        trainings: what to measure, keys of `TRAININGS`.
         gbits: rates of the network in Gbit/s.
         n_ratings: number of ratings, a key of `prepared.SHAPES`.
         rank: rank of the models.
@@ -76,25 +93,27 @@ def main(
         in_new_process(write_ratings, path, n_ratings, seed)
         in_new_process(prepare, path)
 
-        def job(solver: str) -> list[str]:
-            return [json.dumps([str(path / "prepared"), solver, rank, epochs, seed])]
+        def job(name: str) -> list[str]:
+            solver, options = TRAININGS[name]
+            options = {"epochs": epochs, "rank": rank, "seed": seed, **options}
+            return [json.dumps([str(path / "prepared"), solver, options])]
 
         columns = ("1 thread, s", "2 threads, s", *(f"2 hosts at {rate:g} Gbit/s, s" for rate in gbits))
         efficiencies = (f"efficiency at {rate:g} Gbit/s" for rate in gbits)
         title = f"An epoch of {n_ratings:,} ratings at rank {rank}"
         report.table(title, "solver", *columns, *efficiencies, "MB crossed", "MB needed")
-        for solver in solvers:
-            alone = epoch_costs(job(solver), threads=1)[0]
-            both_cores = epoch_costs(job(solver), threads=2)[0]
+        for name in trainings:
+            alone = epoch_costs(job(name), threads=1)[0]
+            both_cores = epoch_costs(job(name), threads=2)[0]
             together, crossed = [], 0.0
             for rate in gbits:
                 with two_hosts(rate):
-                    measured, crossed = epoch_costs(job(solver), threads=1, hosts=HOSTS)
+                    measured, crossed = epoch_costs(job(name), threads=1, hosts=HOSTS)
                     together.append(measured)
-            per_rating[solver] = statistics.median(alone) / n_ratings
+            per_rating[name] = statistics.median(alone) / n_ratings
             efficiency = [statistics.median(alone) / (2 * statistics.median(times)) for times in together]
             report.row(
-                solver,
+                name,
                 Figure.median(alone, "s"),
                 Figure.median(both_cores, "s"),
                 *(Figure.median(times, "s") for times in together),
@@ -102,30 +121,69 @@ def main(
                 Figure.median([crossed / 1e6], "MB"),
                 Figure.median([4 * n_rows * (rank + 2) / 1e6], "MB"),
             )
+        print_held_rows(report, path / "prepared")
     if "als" in per_rating:
         print_model(report, per_rating["als"], rank)
     return report.figures
 
 
+def print_held_rows(report: Report, prepared: Path) -> None:
+    """Print the share of all rows that a host holds with partial tables, as counted and by the model."""
+    report.table("Rows that a host holds with partial tables", "hosts", "share of all rows, counted", "model")
+    ratings = load_dataset(prepared).ratings
+    patterns = ratings.pattern, ratings.pattern.T
+    n_rows = [pattern.shape[0] for pattern in patterns]
+    for count in (2, *COUNTS):
+        parts = [balanced(pattern.counts, count) for pattern in patterns]
+        held = 0
+        for entity, (pattern, partners) in enumerate(zip(patterns, patterns[::-1], strict=True)):
+            for owned, met in zip(parts[entity], parts[1 - entity], strict=True):
+                is_held = torch.zeros(pattern.shape[0], dtype=torch.bool)
+                is_held[partners.col[partners.entries_of(met)].long()] = True
+                is_held[owned] = True
+                held += int(is_held.sum())
+        needed = sum(rows * needed_share(len(ratings) / rows, count) for rows in n_rows)
+        model = 1 / count + (1 - 1 / count) * needed / sum(n_rows)
+        counted = held / count / sum(n_rows)
+        report.row(str(count), Figure.median([counted], "of all"), Figure.median([model], "of all"))
+
+
+def needed_share(ratings_per_row: float, count: int) -> float:
+    """The share of the rows of others that a host needs, by the model."""
+    return float(1 - (1 - 1 / count) ** ratings_per_row)
+
+
 def print_model(report: Report, per_rating: float, rank: int) -> None:
     """Print the model of an epoch of ALS on larger data."""
-    columns = (f"{rate:g} Gbit/s, s" for rate in GBITS)
-    title = f"Model of an epoch of als at rank {rank}, on hosts of {CORES} cores"
-    report.table(title, "ratings", "rows", "hosts", "solving, s", *columns, "GB per host", n_texts=3)
+    columns = (
+        "ratings",
+        "rows",
+        "hosts",
+        "tables",
+        "solving, s",
+        *(f"{rate:g} Gbit/s, s" for rate in GBITS),
+        "GB per host",
+    )
+    report.table(f"Model of an epoch of als at rank {rank}, on hosts of {CORES} cores", *columns, n_texts=4)
     for n_ratings, n_rows in LARGER:
         for count in COUNTS:
             solving = n_ratings * per_rating / (count * CORES)
-            table = 4 * n_rows * (rank + 2)
-            received = table * (1 - 1 / count)
-            memory = 2 * table + 16 * n_ratings / count
-            report.row(
-                f"{n_ratings / 1e9:g} billion",
-                f"{n_rows / 1e6:g} million",
-                str(count),
-                Figure.median([solving], "s"),
-                *(Figure.median([solving + received / (rate * 1e9 / 8)], "s") for rate in GBITS),
-                Figure.median([memory / 1e9], "GB"),
-            )
+            for tables in ("all rows", "partial"):
+                shares = [1.0 if tables == "all rows" else needed_share(n_ratings / rows, count) for rows in n_rows]
+                received = sum(
+                    4 * rows * (rank + 2) * (1 - 1 / count) * share for rows, share in zip(n_rows, shares, strict=True)
+                )
+                held = 4 * sum(n_rows) * (rank + 2) / count + received
+                memory = 2 * held + 16 * n_ratings / count
+                report.row(
+                    f"{n_ratings / 1e9:g} billion",
+                    f"{sum(n_rows) / 1e6:g} million",
+                    str(count),
+                    tables,
+                    Figure.median([solving], "s"),
+                    *(Figure.median([solving + received / (rate * 1e9 / 8)], "s") for rate in GBITS),
+                    Figure.median([memory / 1e9], "GB"),
+                )
 
 
 def epoch_costs(job: Sequence[str], threads: int, hosts: Sequence[str] = ("",)) -> tuple[list[float], float]:
@@ -152,12 +210,9 @@ def run_job(text: str) -> None:
     from mfrec.experiments.launch import launched_processes
     from mfrec.experiments.training import train
 
-    data, solver, rank, epochs, seed = json.loads(text)
-    config = ExperimentConfig.create(
-        solver,
-        **{"data": data, "epochs": epochs, "rank": rank, "seed": seed, "run_dir": None, "valid_fraction": 0.0},
-        **{"test_fraction": 0.0, "log_every": 0, **OPTIONS.get(solver, {})},
-    )
+    data, solver, options = json.loads(text)
+    unmeasured = {"run_dir": None, "valid_fraction": 0.0, "test_fraction": 0.0, "log_every": 0}
+    config = ExperimentConfig.create(solver, data=data, **unmeasured, **options)
     ends: list[tuple[float, int]] = []
     with launched_processes() as processes:
         train(config, on_epoch=lambda epoch: ends.append((time.perf_counter(), bytes_crossed())), processes=processes)

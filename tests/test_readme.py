@@ -46,9 +46,16 @@ def test_its_table_of_solvers_is_that_of_the_declarations():
         supports = {"features": "features", "non-negative factors": "non-negative", "losses": "losses"}
         shown = {supports[word] for word in table[cell][3].split(", ") if word != "–"}
         # The text below the table says that all solvers support sessions.
-        assert shown | {"sessions"} == SOLVERS[name].supports, name
+        assert shown | {"sessions"} == SOLVERS[name].supports - {"partial-tables"}, name
         tuned = {{"λ": "l2", "its decay": "lr_decay"}.get(word, word) for word in table[cell][2].split(", ")}
         assert tuned == set(SOLVERS[name].search_space), name
+
+
+def test_the_guide_names_the_solvers_that_support_partial_tables():
+    guide = " ".join((ROOT / "docs" / "guide.md").read_text(encoding="utf-8").split())
+    listed = re.search(r"With `--partial-tables`, for ((?:`[\w-]+`(?:, | and )?)+)", guide)
+    names = [name for name, spec in SOLVERS.items() if "partial-tables" in spec.supports]
+    assert sorted(re.findall(r"[\w-]+", listed[1].replace(" and ", ", "))) == sorted(names)
 
 
 def test_its_figures_are_those_of_the_results_page():

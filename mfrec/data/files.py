@@ -10,13 +10,13 @@ by `weights_only`, which runs no code.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,12 +43,17 @@ def write_tensors(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    archive = buffer.getbuffer()[:-2]
-    digest = hashlib.sha256(archive)
-    digest.update(COMMENT_LENGTH + COMMENT)
-    write_atomically(path, archive, COMMENT_LENGTH + COMMENT + digest.hexdigest().encode())
+    with replacing(path) as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            # By which torch hides the error of the file.
+            raise error.__context__ or error from None
+        # Instead of the length of the archive's comment, which is 0: its length, and the comment.
+        file.seek(-2, os.SEEK_END)
+        file.truncate()
+        file.write(COMMENT_LENGTH + COMMENT)
+        file.write(_digest(file, file.tell()).encode())
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -78,17 +83,23 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 def _is_intact(file: IO[bytes]) -> bool:
     """Whether the file is an archive that ends with the checksum of all bytes before; leaves it at its start."""
-    left = max(file.seek(0, os.SEEK_END) - DIGEST_LENGTH, 0)
+    length = max(file.seek(0, os.SEEK_END) - DIGEST_LENGTH, 0)
     file.seek(0)
     is_archive = file.read(len(ARCHIVE_START)) == ARCHIVE_START
-    file.seek(0)
-    digest = hashlib.sha256()
-    while left and (chunk := file.read(min(CHUNK_BYTES, left))):
-        digest.update(chunk)
-        left -= len(chunk)
-    is_intact = file.read() == digest.hexdigest().encode()
+    digest = _digest(file, length)
+    is_intact = file.read() == digest.encode()
     file.seek(0)
     return is_archive and is_intact
+
+
+def _digest(file: IO[bytes], length: int) -> str:
+    """The SHA-256 of the first bytes of a file, which is left after them."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while length and (chunk := file.read(min(CHUNK_BYTES, length))):
+        digest.update(chunk)
+        length -= len(chunk)
+    return digest.hexdigest()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -137,11 +148,22 @@ def write_atomically(path: Path, *chunks: bytes | memoryview) -> None:
     Raises:
         InputError: the file cannot be written, for instance because the disk is full; its old content remains.
     """
+    with replacing(path) as file:
+        for chunk in chunks:
+            file.write(chunk)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, to be written and read, that takes the place of another when it is closed; see `write_atomically`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
+        with temporary.open("w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -43,6 +43,27 @@ class Metric:
     higher_is_better: bool = False
     format: str = ".4f"
 
+    def measure(self, predictions: Tensor, ratings: Ratings) -> float:
+        """The metric of predictions, (n_ratings,), over the ratings of all processes if they are partitioned."""
+        return self.function(ratings.gathered(predictions), ratings.gathered(ratings.values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanMetric(Metric):
+    """A metric that follows from a mean over the ratings, so that processes exchange a sum instead of predictions.
+
+    Attributes:
+        terms: takes predictions and ratings, (n,) each, and returns the terms of the mean, (n,).
+        of_mean: takes the mean, () in float64, and returns the metric, ().
+    """
+
+    terms: Callable[[Tensor, Tensor], Tensor]
+    of_mean: Callable[[Tensor], Tensor]
+
+    def measure(self, predictions: Tensor, ratings: Ratings) -> float:
+        terms = self.terms(predictions, ratings.values)
+        return float(self.of_mean(ratings.total(_sum(terms)) / ratings.n_ratings))
+
 
 def rmse(predictions: Tensor, ratings: Tensor) -> float:
     """√(mean of squared errors), in units of the ratings; NaN without ratings.
@@ -51,7 +72,7 @@ def rmse(predictions: Tensor, ratings: Tensor) -> float:
         >>> rmse(torch.tensor([4.0, 2.0]), torch.tensor([5.0, 9.0]))  # √((1² + 7²) / 2)
         5.0
     """
-    return float(_mean((predictions - ratings).square_()).sqrt())
+    return float((_sum(_squared_errors(predictions, ratings)) / len(ratings)).sqrt())
 
 
 def mae(predictions: Tensor, ratings: Tensor) -> float:
@@ -61,15 +82,26 @@ def mae(predictions: Tensor, ratings: Tensor) -> float:
         >>> mae(torch.tensor([4.0, 2.0]), torch.tensor([5.0, 9.0]))  # (1 + 7) / 2
         4.0
     """
-    return float(_mean((predictions - ratings).abs_()))
+    return float(_sum(_absolute_errors(predictions, ratings)) / len(ratings))
 
 
-def _mean(values: Tensor) -> Tensor:
-    """The mean, added up in float64 block by block: a copy of all values would take longer than the sum."""
-    return torch.stack([block.sum(dtype=torch.float64) for block in values.split(BLOCK)]).sum() / len(values)
+def _squared_errors(predictions: Tensor, ratings: Tensor) -> Tensor:
+    return (predictions - ratings).square_()
 
 
-METRICS: dict[str, Metric] = {"rmse": Metric("RMSE", rmse), "mae": Metric("MAE", mae)}
+def _absolute_errors(predictions: Tensor, ratings: Tensor) -> Tensor:
+    return (predictions - ratings).abs_()
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum in float64, block by block: a copy of all values would take longer than the sum."""
+    return torch.stack([block.sum(dtype=torch.float64) for block in values.split(BLOCK)]).sum()
+
+
+METRICS: dict[str, Metric] = {
+    "rmse": MeanMetric("RMSE", rmse, terms=_squared_errors, of_mean=torch.sqrt),
+    "mae": MeanMetric("MAE", mae, terms=_absolute_errors, of_mean=torch.clone),
+}
 
 
 @torch.no_grad()
@@ -82,8 +114,8 @@ def evaluate(model: MatrixFactorization, ratings: Ratings, objective: Objective)
     predictions = model.predict_observed(ratings)
     loss = ratings.total(objective.losses(predictions, ratings.values, ratings)[0].sum())
     cost = loss + objective.penalty(model, ratings)
-    predictions, values = ratings.gathered(model.clip(predictions)), ratings.gathered(ratings.values)
-    measured = {name: metric.function(predictions, values) for name, metric in METRICS.items()}
+    predictions = model.clip(predictions)
+    measured = {name: metric.measure(predictions, ratings) for name, metric in METRICS.items()}
     return {**measured, "cost": float(cost)}
 
 

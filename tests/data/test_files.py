@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import traceback
 import zipfile
 from collections.abc import Callable
@@ -246,6 +247,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     assert [left.name for left in tmp_path.iterdir()] == ["file"]
     write_atomically(path, b"new", b" in pieces")
     assert path.read_bytes() == b"new in pieces"
+
+
+def test_tensors_that_exceed_the_space_leave_the_old_file_and_an_error_for_people(tmp_path: Path) -> None:
+    path = tmp_path / "tensors.pt"
+    write_tensors(path, STATE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"tensors.pt cannot be written \(File too large\); free some space"):
+            write_tensors(path, {"weights": torch.zeros(2**16)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [left.name for left in tmp_path.iterdir()] == ["tensors.pt"]
+    assert torch.equal(read_tensors(path)["weights"], STATE["weights"])
 
 
 @pytest.mark.parametrize("name", KINDS)
