@@ -37,7 +37,7 @@ BENCHMARKS: dict[str, Options] = {
     "fold_in": {"seeds": (0,), "ways": ("sgd", "als")},
     "recommend": {"users_timed": 2_000},
     "prepared": {"sizes": (1_000_000,)},
-    "processes": {"solvers": ("als",), "gbits": (1.0,), "n_ratings": 1_000_000},
+    "processes": {"trainings": ("als",), "gbits": (1.0,), "n_ratings": 1_000_000},
     "gpu": {"small": True},
     "tensorboard_cost": {"solvers": ("sgd", "als"), "rounds": 3},
     "smoke": {},

@@ -35,14 +35,11 @@ class Arrival(Protocol):
 
 
 class Block(Protocol):
-    """A range of the rows that each process owns; they travel together.
-
-    Attributes:
-        rows: the positions of this process's range in its tables.
-    """
+    """A range of the rows that each process owns; they travel together."""
 
     @property
-    def rows(self) -> slice: ...
+    def rows(self) -> slice:
+        """The positions of this process's range in its tables."""
 
     def start(self, table: Tensor) -> Sequence[Arrival]:
         """Send this range of a table, (n, …) contiguous, and begin to receive those of other processes."""
@@ -115,11 +112,11 @@ class AllRows(HeldRows):
 
     def blocks(self, counts: Tensor) -> Sequence[Block]:
         ranges = zip(*(_balanced_within(counts, part) for part in self.parts), strict=True)
-        return [Broadcast(self.processes, parts) for parts in ranges]
+        return [_Broadcast(self.processes, parts) for parts in ranges]
 
 
 @dataclass(frozen=True)
-class Broadcast:
+class _Broadcast:
     """A block that every process receives.
 
     parts: the range of each process.
@@ -190,14 +187,14 @@ class NeededRows(HeldRows):
         return table
 
     @cached_property
-    def _all_at_once(self) -> SendLists:
+    def _all_at_once(self) -> _SendLists:
         (block,) = self._send_lists([self.owned])
         return block
 
     def blocks(self, counts: Tensor) -> Sequence[Block]:
         return self._send_lists(_balanced_within(counts, self.owned))
 
-    def _send_lists(self, ranges: Sequence[slice]) -> list[SendLists]:
+    def _send_lists(self, ranges: Sequence[slice]) -> list[_SendLists]:
         """A block for each of consecutive ranges that cover the owned rows."""
         bounds = torch.tensor([ranges[0].start, *(rows.stop for rows in ranges)])
         # Where each range begins among the rows that a process needs, and where its own arrive.
@@ -209,12 +206,12 @@ class NeededRows(HeldRows):
         for n, rows in enumerate(ranges):
             sent = [positions[a:b] for positions, (a, b) in zip(self.requested, begins[:, n : n + 2], strict=True)]
             arriving = [torch.arange(a, b) for a, b in arrivals[:, n : n + 2].tolist()]
-            lists.append(SendLists(rows, *_joined(sent, self.device), *_joined(arriving, self.device)))
+            lists.append(_SendLists(rows, *_joined(sent, self.device), *_joined(arriving, self.device)))
         return lists
 
 
 @dataclass(frozen=True)
-class SendLists:
+class _SendLists:
     """A block whose rows go to the processes that need them.
 
     sent, sent_counts: the positions of the rows to send, by receiver, and their number for each.
@@ -231,11 +228,11 @@ class SendLists:
         rows = table.index_select(0, self.sent)
         buffer = table.new_empty(len(self.received), *table.shape[1:])
         work = dist.all_to_all_single(buffer, rows, self.received_counts, self.sent_counts, async_op=True)
-        return [ReceivedRows(work, table, self.received, buffer, rows)]
+        return [_ReceivedRows(work, table, self.received, buffer, rows)]
 
 
 @dataclass(frozen=True)
-class ReceivedRows:
+class _ReceivedRows:
     """Rows that arrive in a buffer.
 
     sent: kept until all have arrived.

@@ -154,7 +154,8 @@ def model_and_objective(needs: frozenset[str], ratings: Ratings, entity: str = "
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("capability", CAPABILITIES)
+# test_partitioned_solvers.py has the tests of partial tables, which need several processes.
+@pytest.mark.parametrize("capability", [each for each in CAPABILITIES if each != "partial-tables"])
 @pytest.mark.parametrize("entity", ENTITY_NAMES)
 def test_a_solver_supports_its_capabilities_and_refuses_the_others_by_name(name, capability, entity, odd_ratings):
     ratings = with_times(odd_ratings)
