@@ -17,7 +17,7 @@ LAYERS = [
     ["errors"],
     ["kernels", "options", "plugins"],
     ["processes", "sparse"],
-    ["draws"],
+    ["draws", "sums"],
     ["data"],
     ["model"],
     ["posteriors"],

@@ -30,6 +30,7 @@ from mfrec.data.splits import SPLIT_NAMES
 from mfrec.errors import InputError
 from mfrec.processes import Processes, balanced
 from mfrec.sparse import CSRPattern, SparseMatrix
+from mfrec.sums import ordered_sum
 
 T = TypeVar("T")
 
@@ -143,8 +144,8 @@ class PartitionedRatings(Ratings):
 
     def row_sum(self, entity: int | None, values: Tensor) -> Tensor:
         if entity is None or not self.held[entity].is_partial:
-            return values.sum()
-        return self.total(values[self.held[entity].owned].sum())
+            return ordered_sum(values)
+        return self.total(ordered_sum(values[self.held[entity].owned]))
 
     def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
         held = self.held[entity]
@@ -158,8 +159,9 @@ class PartitionedRatings(Ratings):
         return self.processes.gathered(values)
 
     def std(self, values: Tensor) -> float:
-        mean = self.total(values.double().sum()) / self.n_ratings
-        return float((self.total((values.double() - mean).square().sum()) / self.n_ratings).sqrt())
+        values = values.double()
+        mean = self.total(ordered_sum(values)) / self.n_ratings
+        return float((self.total(ordered_sum((values - mean).square())) / self.n_ratings).sqrt())
 
     def any(self, flag: bool) -> bool:
         return self.processes.any(flag)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mfrec.errors import InputError
 from mfrec.sparse import CSRPattern, SparseMatrix, csr_pattern
+from mfrec.sums import ordered_mean, ordered_sum
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -223,7 +224,7 @@ class Ratings:
         Args:
             entity: None if the table's rows are neither users nor items.
         """
-        return values.sum()
+        return ordered_sum(values)
 
     def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
         """(k,) the mean of a table's rows, (n_rows, k), at which a mask, (n_rows,) bool, is True in any process."""
@@ -235,7 +236,8 @@ class Ratings:
 
     def std(self, values: Tensor) -> float:
         """The standard deviation of the values of the ratings of all processes, from those of this one, (n,)."""
-        return float(values.double().std(correction=0))
+        values = values.double()
+        return float(ordered_mean((values - ordered_mean(values)).square()).sqrt())
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any of the processes."""

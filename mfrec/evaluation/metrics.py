@@ -18,9 +18,7 @@ from mfrec.data.ratings import Ratings
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.posteriors.base import Z_90, Posterior
-
-# Ratings whose errors are added up at a time.
-BLOCK = 2**16
+from mfrec.sums import ordered_sum
 
 # The name under which `with_coverage` reports the share of ratings inside their 90 % intervals.
 COVERAGE = "coverage_90"
@@ -62,7 +60,7 @@ class MeanMetric(Metric):
 
     def measure(self, predictions: Tensor, ratings: Ratings) -> float:
         terms = self.terms(predictions, ratings.values)
-        return float(self.of_mean(ratings.total(_sum(terms)) / ratings.n_ratings))
+        return float(self.of_mean(ratings.total(ordered_sum(terms, torch.float64)) / ratings.n_ratings))
 
 
 def rmse(predictions: Tensor, ratings: Tensor) -> float:
@@ -72,7 +70,7 @@ def rmse(predictions: Tensor, ratings: Tensor) -> float:
         >>> rmse(torch.tensor([4.0, 2.0]), torch.tensor([5.0, 9.0]))  # √((1² + 7²) / 2)
         5.0
     """
-    return float((_sum(_squared_errors(predictions, ratings)) / len(ratings)).sqrt())
+    return float((ordered_sum(_squared_errors(predictions, ratings), torch.float64) / len(ratings)).sqrt())
 
 
 def mae(predictions: Tensor, ratings: Tensor) -> float:
@@ -82,7 +80,7 @@ def mae(predictions: Tensor, ratings: Tensor) -> float:
         >>> mae(torch.tensor([4.0, 2.0]), torch.tensor([5.0, 9.0]))  # (1 + 7) / 2
         4.0
     """
-    return float(_sum(_absolute_errors(predictions, ratings)) / len(ratings))
+    return float(ordered_sum(_absolute_errors(predictions, ratings), torch.float64) / len(ratings))
 
 
 def _squared_errors(predictions: Tensor, ratings: Tensor) -> Tensor:
@@ -91,11 +89,6 @@ def _squared_errors(predictions: Tensor, ratings: Tensor) -> Tensor:
 
 def _absolute_errors(predictions: Tensor, ratings: Tensor) -> Tensor:
     return (predictions - ratings).abs_()
-
-
-def _sum(values: Tensor) -> Tensor:
-    """The sum in float64, block by block: a copy of all values would take longer than the sum."""
-    return torch.stack([block.sum(dtype=torch.float64) for block in values.split(BLOCK)]).sum()
 
 
 METRICS: dict[str, Metric] = {
@@ -112,7 +105,7 @@ def evaluate(model: MatrixFactorization, ratings: Ratings, objective: Objective)
     whose cost has no penalty, pass `Objective(l2=0, loss=…)`.
     """
     predictions = model.predict_observed(ratings)
-    loss = ratings.total(objective.losses(predictions, ratings.values, ratings)[0].sum())
+    loss = ratings.total(ordered_sum(objective.losses(predictions, ratings.values, ratings)[0]))
     cost = loss + objective.penalty(model, ratings)
     predictions = model.clip(predictions)
     measured = {name: metric.measure(predictions, ratings) for name, metric in METRICS.items()}

@@ -16,6 +16,7 @@ from mfrec.evaluation.ranking_metrics import RANKING_METRICS, ranking_metrics, r
 from mfrec.inference.top_k import top_k
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
+from mfrec.sums import ordered_mean
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class RankingMonitor(Monitor):
         if len(users):
             recommended, _ = top_k(model, users, self.n, train)
             values = ranking_metrics(recommended, users, held_out, threshold, n=self.n)[self.metric]
-        return float(held_out.gathered(values).mean())
+        return float(ordered_mean(held_out.gathered(values)))
 
 
 def monitor(name: str) -> Monitor:

@@ -31,6 +31,7 @@ from torch import Tensor
 from mfrec.data.ratings import Ratings
 from mfrec.posteriors.base import Posterior
 from mfrec.posteriors.levels import nearest_levels
+from mfrec.sums import ordered_mean
 
 # The probabilities of the central intervals that are reported.
 INTERVALS = (0.5, 0.8, 0.9, 0.95)
@@ -123,7 +124,7 @@ def report_of_levels(probabilities: Tensor, values: Tensor, levels: Tensor) -> P
         below,
         at,
         n_between=int((levels.to(values)[observed] != values).sum()),
-        log_likelihood=float(at.log().mean()),
+        log_likelihood=float(ordered_mean(at.log())),
         ranked_probability_score=_ranked_probability_score(cumulative, observed),
         levels=[level_calibration(float(level), probabilities[:, k], observed == k) for k, level in enumerate(levels)],
     )
@@ -155,7 +156,7 @@ def _observed_column(matrix: Tensor, observed: Tensor) -> Tensor:
 def _ranked_probability_score(cumulative: Tensor, observed: Tensor) -> float:
     """The mean of Σ_k (F_k − 1{y ≤ k})², (n, K) and (n,); the last summand is 0."""
     reached = observed[:, None] <= torch.arange(cumulative.shape[1], device=observed.device)
-    return float((cumulative - reached.double())[:, :-1].square_().sum(1).mean())
+    return float(ordered_mean((cumulative - reached.double())[:, :-1].square_().sum(1)))
 
 
 def pit_share(below: Tensor, at: Tensor, low: float, high: float) -> float:
@@ -170,7 +171,7 @@ def pit_share(below: Tensor, at: Tensor, low: float, high: float) -> float:
         ((u - below) / at).clamp_(0, 1).where(at > 0, (below < u).double()) if u < 1 else torch.ones_like(below)
         for u in (low, high)
     )
-    return float((ends - starts).mean())
+    return float(ordered_mean(ends - starts))
 
 
 def level_calibration(level: float, probabilities: Tensor, is_observed: Tensor) -> LevelCalibration:
@@ -194,7 +195,7 @@ def level_calibration(level: float, probabilities: Tensor, is_observed: Tensor) 
     )
     return LevelCalibration(
         level,
-        float(probabilities.mean()),
+        float(ordered_mean(probabilities)),
         float(is_observed.mean()),
         float((sums - counts).abs().sum() / n),
         # The mean of |N(0, s²)| is s √(2/π).

@@ -18,6 +18,7 @@ from mfrec.evaluation.catalogue import catalogue_coverage, novelty
 from mfrec.evaluation.ranking_metrics import ranking_metrics
 from mfrec.inference.top_k import top_k
 from mfrec.model.factorization import MatrixFactorization
+from mfrec.sums import ordered_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ def evaluate_ranking(
         threshold=threshold,
         users=users[has_relevant],
         values=values,
-        means={name: float(value.mean()) for name, value in values.items()},
+        means={name: float(ordered_mean(value)) for name, value in values.items()},
         intervals=bootstrap_intervals(values, resamples, generator),
         n_left_out=int((~has_relevant).sum()),
         catalogue_coverage=catalogue_coverage(recommended, candidates),

@@ -22,6 +22,7 @@ from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.ratings_view import RatingsView
 from mfrec.model.ridge import RidgeProblem
 from mfrec.sparse import spmm
+from mfrec.sums import ordered_sum
 
 # Numbers of the matrices A that may be held: 2^27 in float32 are 512 MiB.
 MAX_NUMBERS = 2**27
@@ -92,7 +93,7 @@ class _SummedProblem(RidgeProblem):
         return self.sums.diagonal()
 
     def row_squares(self, rows: Tensor) -> Tensor:
-        return (rows * self.sums.products(rows)).sum()
+        return ordered_sum(rows * self.sums.products(rows))
 
 
 def normal_sums(view: RatingsView, partners: Tensor, variances: Tensor | None = None) -> NormalSums | None:

@@ -46,6 +46,7 @@ from mfrec.model.offsets import offset_at
 from mfrec.model.pair_products import check_indices
 from mfrec.model.session_biases import SESSION_BIAS
 from mfrec.sparse import CSRPattern, has_kernel, sddmm, spmm
+from mfrec.sums import ordered_sum
 
 # Ratings from which the kernel repays the third of a second in which numba is imported: at rank 64 it saves about 10 ns
 # for each rating and epoch.
@@ -109,7 +110,7 @@ class Objective:
     def cost(self, model: MatrixFactorization, ratings: Ratings) -> Tensor:
         """J, a scalar."""
         losses, _ = self.losses(sddmm(ratings.pattern, *model.augmented_factors()), model.targets(ratings), ratings)
-        return ratings.total(losses.sum()) + self.penalty(model, ratings)
+        return ratings.total(ordered_sum(losses)) + self.penalty(model, ratings)
 
     def losses(self, predictions: Tensor, targets: Tensor, ratings: Ratings) -> tuple[Tensor, Tensor]:
         """(n_ratings,) loss of each rating and its derivative in the centred prediction, both weighted."""
@@ -255,7 +256,7 @@ def cost_and_factor_gradients(
     else:
         targets = targets if offset is None else targets - offset_at(offset, ratings.items)
         losses, errors = objective.losses(sddmm(ratings.pattern, users, items), targets, ratings)
-        cost = losses.sum()
+        cost = ordered_sum(losses)
         if ratings.is_partitioned:
             gradients = _partitioned_factor_gradients(objective, users, items, errors, ratings, offset)
         else:

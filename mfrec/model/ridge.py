@@ -42,6 +42,7 @@ from mfrec.model.entity import Term
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.ratings_view import RatingsView
 from mfrec.sparse import CSRPattern, has_kernel, row_products, sddmm, spmm
+from mfrec.sums import ordered_sum
 
 if TYPE_CHECKING:
     from mfrec.model.normal_sums import NormalSums
@@ -105,8 +106,8 @@ class RidgeProblem:
 
     def row_squares(self, rows: Tensor) -> Tensor:
         """() the sum of D ∘ H(D) without the penalty Λ, for changes F D of the rows."""
-        squares = self.view.weighted(sddmm(self.view.pattern, rows, self.partners).square()).sum()
-        return squares if self.spread is None else squares + (self.spread * rows.square()).sum()
+        squares = ordered_sum(self.view.weighted(sddmm(self.view.pattern, rows, self.partners).square()))
+        return squares if self.spread is None else squares + ordered_sum(self.spread * rows.square())
 
     def hessian(self, change: Tensor) -> Tensor:
         """H(D), shaped like `weights`, for a change D that is 0 outside the free columns."""
@@ -114,7 +115,7 @@ class RidgeProblem:
 
     def curvature(self, change: Tensor) -> Tensor:
         """() the sum of D ∘ H(D), which needs half of the products of H(D)."""
-        return self.row_squares(self._matmul(change)) + (self.ridge * change.square()).sum()
+        return self.row_squares(self._matmul(change)) + ordered_sum(self.ridge * change.square())
 
     @cached_property
     def diagonal(self) -> Tensor:
@@ -247,7 +248,7 @@ def minimize_by_cg(problem: RidgeProblem, steps: int) -> Tensor:
     inverse = problem.diagonal.reciprocal()
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(1, keepdim=True) if problem.features is None else (a * b).sum()
+        return (a * b).sum(1, keepdim=True) if problem.features is None else ordered_sum(a * b)
 
     tiny, eps = torch.finfo(problem.weights.dtype).tiny, torch.finfo(problem.weights.dtype).eps
     weights, r = problem.weights, problem.rhs

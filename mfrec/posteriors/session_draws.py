@@ -26,6 +26,7 @@ from mfrec.data.ratings import Ratings
 from mfrec.draws import standard_gamma, standard_normal
 from mfrec.model.session_biases import SessionBiases
 from mfrec.posteriors.base import PRIOR_RATE, PRIOR_SHAPE
+from mfrec.sums import ordered_sum
 
 
 class SessionDraws:
@@ -79,7 +80,7 @@ class SessionDraws:
             self.scales[rows] = (standard_gamma(shape, generator, rate.device) / rate).to(self.scales.dtype)
 
     def _draw_precision(self, level: int, bias: Tensor, rows: slice, generator: torch.Generator) -> None:
-        squares = (self.scales[rows].double() * bias.square()).sum()
+        squares = ordered_sum(self.scales[rows].double() * bias.square())
         shape = torch.tensor(PRIOR_SHAPE + 0.5 * len(bias), dtype=torch.float64)
         drawn = standard_gamma(shape, generator, squares.device) / (PRIOR_RATE + 0.5 * squares)
         self.precision[level] = drawn.to(self.precision.dtype)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mfrec.data.ratings import Ratings
 from mfrec.model.session_biases import SessionBiases, prior_variances
+from mfrec.sums import ordered_sum
 
 
 class SessionField:
@@ -89,7 +90,9 @@ class SessionField:
         """Maximize L in λ."""
         squares = (self.scales * self._squares()).double()[:, 0]
         parts = [squares[rows] for rows in self.biases.sessions.slices]
-        self.precision = torch.stack([len(part) / part.sum().clamp_min(1e-12) for part in parts]).to(self.precision)
+        self.precision = torch.stack([len(part) / ordered_sum(part).clamp_min(1e-12) for part in parts]).to(
+            self.precision
+        )
 
     def effect_variances(self, ratings: Ratings) -> Tensor:
         """(n_ratings,) the variance that the session biases add to each rating's prediction."""
@@ -111,15 +114,15 @@ class SessionField:
         """() the part of L that belongs to the session biases and their prior, in float64."""
         λ, s = self._of_sessions(self.precision).double(), self.variances.double()
         terms = λ.log() - λ * (self.scales * self._squares()).double() + s.log() + 1
-        bound = 0.5 * terms.sum()
+        bound = 0.5 * ordered_sum(terms)
         if self.freedom is None:
             return bound
         shape, half, rates = s.new_full((), self._shape), s.new_full((), 0.5 * self.freedom), self.rates.double()
-        bound = bound + 0.5 * (torch.digamma(shape) - rates.log()).sum()
+        bound = bound + 0.5 * ordered_sum(torch.digamma(shape) - rates.log())
         # A GPU would have to be waited for to check the arguments.
         scales = torch.distributions.Gamma(shape, rates, validate_args=False)
         prior = torch.distributions.Gamma(half, half, validate_args=False)
-        return bound - torch.distributions.kl_divergence(scales, prior).sum()
+        return bound - ordered_sum(torch.distributions.kl_divergence(scales, prior))
 
     def state_dict(self) -> dict[str, Any]:
         """λ, s, B and ν; the means are the model's."""

@@ -23,6 +23,7 @@ from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, PRIOR_RATE, PRIOR_SHAPE
 from mfrec.posteriors.session_draws import SessionDraws
 from mfrec.solvers.registry import GibbsOptions
 from mfrec.sparse import sddmm
+from mfrec.sums import ordered_sum
 
 
 class Chain:
@@ -126,7 +127,7 @@ class Chain:
         ratings, tau = self.ratings, self.precision_scales
         squares = squared_errors(self.views[USER], *self.model.augmented_factors())
         sums = ratings.share(USER, row_sums(ratings.pattern, squares, tau[ITEM]))
-        self.alpha = self._draw_alpha((sums * tau[USER].double()).sum())
+        self.alpha = self._draw_alpha(ordered_sum(sums * tau[USER].double()))
         if self.options.homoscedastic:
             return
         for entity, shape in enumerate(self.shapes):

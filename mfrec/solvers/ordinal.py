@@ -43,6 +43,7 @@ from mfrec.errors import InputError
 from mfrec.model.level_likelihood import LevelSums, level_sums, log_likelihood, truncated_normals
 from mfrec.posteriors.base import PRIOR_RATE, PRIOR_SHAPE
 from mfrec.posteriors.levels import MAX_LEVELS
+from mfrec.sums import ordered_mean
 
 # Draws of the cutpoints before the scale moves: in the first sweeps, factors have not left their start.
 HELD = 3
@@ -102,7 +103,7 @@ class OrdinalLatents:
             v: (n,) their precisions.
             precisions: the precisions λ of columns of weights, (k,), and their power p, 1 or 2.
         """
-        rms = float(eta.double().square().mean().sqrt())
+        rms = float(ordered_mean(eta.double().square()).sqrt())
         held = self.n_draws < HELD or rms == 0 or not math.isfinite(rms)
         density = _Density(self, eta, v, precisions, rms, held)
         present = torch.cat([self.cutpoints, self.cutpoints.new_tensor([density.u])])

@@ -10,6 +10,7 @@ import torch
 from mfrec.errors import unknown
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import TorchOptimizerOptions
+from mfrec.sums import torch_threads
 
 # They need sparse gradients, or do not work for every parameter on their own.
 EXCLUDED = {"optimizer", "sparseadam", "muon"}
@@ -36,14 +37,19 @@ class TorchOptimizer(Solver):
         self.optimizer: torch.optim.Optimizer = classes[name](self.model.parameters(), lr=self.options.lr)
 
     def epoch(self) -> dict[str, float]:
+        threads = torch.get_num_threads()
+
         def closure() -> torch.Tensor:
-            self.optimizer.zero_grad()
-            cost = self.objective(self.model, self.ratings)
-            cost.backward()
+            with torch_threads(threads):
+                self.optimizer.zero_grad()
+                cost = self.objective(self.model, self.ratings)
+                cost.backward()
             # As a number, a GPU would have to be waited for.
             return cost.detach()
 
-        self.optimizer.step(closure)  # type: ignore[arg-type]
+        # L-BFGS sums over all parameters.
+        with torch_threads(1 if isinstance(self.optimizer, torch.optim.LBFGS) else threads):
+            self.optimizer.step(closure)  # type: ignore[arg-type]
         self.model.project()
         return {"lr": self.options.lr}
 

@@ -67,6 +67,7 @@ from mfrec.posteriors.session_field import SessionField
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import VariationalBayesOptions
 from mfrec.sparse import sddmm
+from mfrec.sums import ordered_mean, ordered_sum
 
 # Sweeps before λ, τ and α are learned: a λ learned from factors that are still near zero would keep them there.
 FIXED_SWEEPS = 5
@@ -181,7 +182,7 @@ class VariationalBayes(Solver):
             return
         for entity, rated in zip(self.model.entities, self.rated, strict=True):
             if entity.bias is not None:
-                mean = entity.bias.weight[rated].mean()
+                mean = ordered_mean(entity.bias.weight[rated])
                 entity.bias.weight[rated] -= mean
                 self.model.offset = self.model.offset + mean
         self.views = retargeted(self.views, *targets(self.model, self.ratings))
@@ -205,7 +206,7 @@ class VariationalBayes(Solver):
         for entity, counts in ((USER, self.ratings.user_counts), (ITEM, self.ratings.item_counts)):
             # Σ t_i w E[e²] over a user's ratings is Σ ω E[e²] without the user's own t_j.
             sums = self._expected_squares(entity, squares)
-            alpha = self.ratings.n_ratings / sums.sum()
+            alpha = self.ratings.n_ratings / ordered_sum(sums)
             sums = sums / self._precision_scales()[entity].double()
             self.gammas[entity] = PRECISION_SCALE_SHAPE + 0.5 * torch.stack([counts.double()[:, None], alpha * sums])
         self.views = reweighted(self.views, self._precision_scales())
@@ -238,7 +239,7 @@ class VariationalBayes(Solver):
 
     def _bound(self, squares: Tensor, alpha: Tensor | float) -> tuple[float, float]:
         """L and α; a GPU is waited for once, for both."""
-        data, n = self._expected_squares(USER, squares).sum(), self.ratings.n_ratings
+        data, n = ordered_sum(self._expected_squares(USER, squares)), self.ratings.n_ratings
         parts = torch.stack([torch.zeros_like(data) + alpha, data, *self._parts_of_bound()])
         α, expected, log_weights, *others = parts.tolist()
         bound: float = 0.5 * n * math.log(α / (2 * math.pi)) + log_weights - 0.5 * α * expected
@@ -249,21 +250,21 @@ class VariationalBayes(Solver):
     def _parts_of_bound(self) -> Iterator[Tensor]:
         """Those of L that do not depend on α, () each in float64; the first is that of the ratings' weights."""
         weights, zero = self.ratings.weights, self.gammas[USER].new_zeros(())
-        yield zero if weights is None else 0.5 * weights.double().log().sum()
+        yield zero if weights is None else 0.5 * ordered_sum(weights.double().log())
         yield zero if self.sessions is None else self.sessions.bound()
         for term, variances, precision in zip(self.terms, self.term_variances, self.precision, strict=True):
             columns = self.columns[term.entity]
             s, squares = variances[:, columns].double(), self.model.weights(term)[:, columns].double().square()
             p = precision[:, columns].double()
-            yield 0.5 * (p.log() - p * (squares + s) + s.log() + 1).sum()
+            yield 0.5 * ordered_sum(p.log() - p * (squares + s) + s.log() + 1)
         # A GPU would have to be waited for to check the arguments.
         c = zero + PRECISION_SCALE_SHAPE
         prior = torch.distributions.Gamma(c, c, validate_args=False)
         for gammas, counts in zip(self.gammas, (self.ratings.user_counts, self.ratings.item_counts), strict=True):
             shape, rate = gammas[0, :, 0], gammas[1, :, 0]
-            yield 0.5 * (counts * (torch.digamma(shape) - rate.log())).sum()
+            yield 0.5 * ordered_sum(counts * (torch.digamma(shape) - rate.log()))
             scales = torch.distributions.Gamma(shape, rate, validate_args=False)
-            yield -torch.distributions.kl_divergence(scales, prior).sum()
+            yield -ordered_sum(torch.distributions.kl_divergence(scales, prior))
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -7,7 +7,6 @@ import torch
 
 from mfrec.data.ratings import Ratings
 from mfrec.evaluation.metrics import (
-    BLOCK,
     COVERAGE,
     METRICS,
     Metric,
@@ -22,6 +21,7 @@ from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.posteriors.mean_field import MeanFieldPosterior
 from mfrec.posteriors.point_estimate import PointEstimate
+from mfrec.sums import BLOCK
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from session_examples import with_times
 from solver_suite import (
+    SESSION_GAPS,
     Case,
     assert_same_state,
     make_model,
@@ -18,9 +20,14 @@ from solver_suite import (
     with_sessions,
 )
 
+from mfrec.data.features import implicit_features
 from mfrec.data.ratings import Ratings
+from mfrec.data.sessions import Sessions
+from mfrec.evaluation.metrics import evaluate
+from mfrec.model.entity import ENTITY_NAMES
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
+from mfrec.posteriors.product_mean import BUFFERED, MEAN_RANKS
 from mfrec.solvers.registry import SOLVERS
 
 CASES = option_cases()
@@ -108,20 +115,45 @@ def test_training_neither_uses_nor_changes_the_global_random_state(name, start):
 
 @pytest.fixture(scope="module")
 def many_ratings() -> Ratings:
-    """40,000 ratings of 400 × 300: torch splits sums of this length over its threads."""
+    """40,000 ratings of 6,000 × 5,000: torch divides sums of this length, and over factors, among its threads."""
     generator = torch.Generator().manual_seed(0)
-    pairs = torch.randperm(400 * 300, generator=generator)[:40_000]
-    return Ratings(pairs // 300, pairs % 300, 3 + torch.randn(40_000, generator=generator), 400, 300)
+    pairs = torch.randint(6000 * 5000, (40_000,), generator=generator).unique()
+    values = torch.randint(1, 6, (len(pairs),), generator=generator).float()
+    return with_times(Ratings(pairs // 5000, pairs % 5000, values, 6000, 5000))
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-def test_the_number_of_threads_does_not_change_a_bit(name, many_ratings):
-    models, n_threads = [], torch.get_num_threads()
+@pytest.mark.parametrize("is_plain", [True, False], ids=["plain", "features and sessions"])
+@pytest.mark.parametrize(
+    ("case", "epochs"),
+    [
+        *((Case(name, {}), 2) for name in SOLVERS),
+        (Case("optim", {"optimizer": "lbfgs"}), 2),
+        (Case("gibbs", {"likelihood": "ordinal"}), 2),
+        (Case("gibbs", {"burn_in": 0}), MEAN_RANKS + BUFFERED),
+    ],
+    ids=str,
+)
+def test_the_number_of_threads_does_not_change_a_bit(case, epochs, is_plain, many_ratings):
+    options: dict[str, Any] = {}
+    if not is_plain and case.solver in supporting("features"):
+        options = {
+            f"{entity}_features": {"implicit": implicit_features(many_ratings, f"{entity}s")} for entity in ENTITY_NAMES
+        }
+    if not is_plain and case.solver in supporting("sessions"):
+        options["sessions"] = Sessions(many_ratings, SESSION_GAPS)
+    results, n_threads = [], torch.get_num_threads()
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
-            models.append(make_model(many_ratings, rank=8))
-            train(make_solver(name, models[-1], many_ratings, Objective(1.0)), 2)
+            model, objective = make_model(many_ratings, rank=8, **options), Objective(1.0)
+            solver = make_solver(case.solver, model, many_ratings, objective, **case.options)
+            train(solver, epochs)
+            has_mean = case.solver != "gibbs" or "burn_in" in case.options
+            mean = solver.inference().mean_model() if has_mean else model
+            results.append((model, mean, evaluate(mean, many_ratings, objective)))
     finally:
         torch.set_num_threads(n_threads)
-    assert_same_state(*models)
+    (model, mean, measured), again = results
+    assert_same_state(model, again[0])
+    assert_same_state(mean, again[1])
+    assert measured == again[2]
