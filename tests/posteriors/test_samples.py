@@ -53,13 +53,22 @@ def drawn(model: MatrixFactorization, n: int, max_draws: int) -> tuple[Posterior
     return samples, torch.stack(predictions), torch.stack(variances)
 
 
-def test_a_truncated_product_is_the_nearest_one_with_that_rank():
+@pytest.mark.parametrize("sizes", [(20, 15), (20, 5), (5, 20), (4, 5)])
+def test_a_truncated_product_is_the_nearest_one_with_that_rank(sizes):
     generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(n, 7, generator=generator, dtype=torch.float64) for n in (20, 15))
+    left, right = (torch.randn(n, 7, generator=generator, dtype=torch.float64) for n in sizes)
     a, b = truncated(left, right, 3)
-    U, s, V = torch.linalg.svd(left @ right.mT)
+    U, s, V = torch.linalg.svd(left @ right.mT, full_matrices=False)
     assert_close(a @ b.mT, U[:, :3] * s[:3] @ V[:3])
-    assert a.shape == (20, 3)
+    assert a.shape == (len(left), 3)
+
+
+def test_a_truncated_product_of_dependent_columns_is_whole():
+    left, right = (torch.randn(n, 3, generator=torch.Generator().manual_seed(n)).repeat(1, 2) for n in (20, 15))
+    a, b = truncated(left, right, 4)
+    assert_close(a @ b.mT, left @ right.mT, rtol=1e-5, atol=1e-5)
+    nothing, _ = truncated(torch.zeros(5, 4), torch.zeros(6, 4), 2)
+    assert nothing.shape == (5, 0)
 
 
 @pytest.mark.parametrize("biases", [False, True])
