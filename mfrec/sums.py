@@ -14,6 +14,8 @@ from torch import Tensor
 
 # Numbers that are added up at a time.  From twice as many on, torch divides a sum among threads.
 BLOCK = 2**14
+# Numbers that torch may copy at a time, to add them up in another type.
+COPIED = 2**22
 
 
 def ordered_sum(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -30,8 +32,9 @@ def ordered_sum(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     n_blocks = len(numbers) // BLOCK
     if n_blocks < 2:
         return numbers.sum(dtype=dtype)
-    blocks = numbers[: n_blocks * BLOCK].view(n_blocks, BLOCK).sum(1, dtype=dtype)
-    return ordered_sum(blocks) + numbers[n_blocks * BLOCK :].sum(dtype=dtype)
+    blocks = numbers[: n_blocks * BLOCK].view(n_blocks, BLOCK).split(COPIED // BLOCK)
+    sums = torch.cat([part.sum(1, dtype=dtype) for part in blocks])
+    return ordered_sum(sums) + numbers[n_blocks * BLOCK :].sum(dtype=dtype)
 
 
 def ordered_mean(values: Tensor) -> Tensor:

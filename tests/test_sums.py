@@ -3,16 +3,23 @@
 import pytest
 import torch
 
-from mfrec.sums import BLOCK, ordered_mean, ordered_sum
+from mfrec.sums import BLOCK, COPIED, ordered_mean, ordered_sum
 
 
-@pytest.mark.parametrize("n", [0, 1, BLOCK, 2 * BLOCK - 1, 2 * BLOCK, 5 * BLOCK + 3, 40 * BLOCK])
+@pytest.mark.parametrize("n", [0, 1, BLOCK, 2 * BLOCK - 1, 2 * BLOCK, 5 * BLOCK + 3, COPIED + BLOCK, 3 * COPIED + 1])
 def test_a_sum_is_that_of_torch_to_rounding_and_the_same_on_any_number_of_threads(n, threads):
     values = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     total = ordered_sum(values)
     torch.set_num_threads(1)
     assert torch.equal(total, ordered_sum(values))
     torch.testing.assert_close(total, values.sum())
+
+
+def test_a_sum_in_another_type_has_the_same_bits_on_any_number_of_threads(threads):
+    values = torch.randn(COPIED + 3 * BLOCK + 5, generator=torch.Generator().manual_seed(0))
+    total = ordered_sum(values, torch.float64)
+    torch.set_num_threads(1)
+    assert torch.equal(total, ordered_sum(values, torch.float64))
 
 
 def test_a_sum_of_float32_can_be_added_up_in_float64():

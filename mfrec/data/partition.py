@@ -159,9 +159,8 @@ class PartitionedRatings(Ratings):
         return self.processes.gathered(values)
 
     def std(self, values: Tensor) -> float:
-        values = values.double()
-        mean = self.total(ordered_sum(values)) / self.n_ratings
-        return float((self.total(ordered_sum((values - mean).square())) / self.n_ratings).sqrt())
+        mean = self.total(ordered_sum(values, torch.float64)) / self.n_ratings
+        return float((self.total(ordered_sum((values - mean).square_(), torch.float64)) / self.n_ratings).sqrt())
 
     def any(self, flag: bool) -> bool:
         return self.processes.any(flag)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mfrec.errors import InputError
 from mfrec.sparse import CSRPattern, SparseMatrix, csr_pattern
-from mfrec.sums import ordered_mean, ordered_sum
+from mfrec.sums import ordered_sum
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -236,8 +236,8 @@ class Ratings:
 
     def std(self, values: Tensor) -> float:
         """The standard deviation of the values of the ratings of all processes, from those of this one, (n,)."""
-        values = values.double()
-        return float(ordered_mean((values - ordered_mean(values)).square()).sqrt())
+        mean = ordered_sum(values, torch.float64) / len(values)
+        return float((ordered_sum((values - mean).square_(), torch.float64) / len(values)).sqrt())
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any of the processes."""
