@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mfrec.data.ratings import HeldIndices
 from mfrec.processes import Processes, balanced
 
 # Blocks in which rows are solved and sent: the last one alone is sent while nothing is solved.
@@ -55,10 +56,10 @@ class HeldRows:
         n_all: the number of all rows.
         n: the number of rows that this process holds.
         owned: the positions of the rows that this process owns, in its tables.
-        is_partial: whether processes may lack rows.
+        indices: the held rows among all rows; None if every process holds all.
     """
 
-    is_partial: ClassVar[bool]
+    indices: HeldIndices | None = None
 
     def __init__(self, processes: Processes, parts: Sequence[slice]) -> None:
         self.processes, self.parts = processes, list(parts)
@@ -92,8 +93,6 @@ class HeldRows:
 
 class AllRows(HeldRows):
     """All rows, in every process."""
-
-    is_partial = False
 
     def to(self, device: torch.device) -> AllRows:
         return self
@@ -140,24 +139,21 @@ class NeededRows(HeldRows):
         is_needed: (n_all,) bool, the rows that its ratings meet.
 
     Attributes:
-        rows: (n,) the indices of the held rows among all rows, ascending.
         requested: for each process, the positions of the rows that it needs of this one, ascending.
     """
-
-    is_partial = True
 
     def __init__(self, processes: Processes, parts: Sequence[slice], is_needed: Tensor) -> None:
         super().__init__(processes, parts)
         owned, self.device = self.owned, torch.device("cpu")
         is_held = is_needed.clone()
         is_held[owned] = True
-        self.rows = is_held.nonzero()[:, 0]
-        self.n = len(self.rows)
-        bounds = torch.searchsorted(self.rows, torch.tensor([*(part.start for part in self.parts), self.n_all]))
+        rows = is_held.nonzero()[:, 0]
+        self.rows, self.n, self.indices = rows, len(rows), HeldIndices(self.n_all, rows)
+        bounds = torch.searchsorted(rows, torch.tensor([*(part.start for part in self.parts), self.n_all]))
         # The positions of the rows that each process owns.
         self.held_parts = [slice(first, end) for first, end in pairwise(bounds.tolist())]
         self.owned = self.held_parts[processes.index]
-        others = torch.cat([self.rows[: self.owned.start], self.rows[self.owned.stop :]])
+        others = torch.cat([rows[: self.owned.start], rows[self.owned.stop :]])
         counts = torch.tensor([part.stop - part.start for part in self.held_parts])
         counts[processes.index] = 0
         requested = processes.exchanged(others, counts.tolist()) - owned.start + self.owned.start

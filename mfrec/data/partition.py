@@ -89,10 +89,8 @@ class PartitionedRatings(Ratings):
 
     @property
     def held_rows(self) -> tuple[HeldIndices, HeldIndices] | None:
-        users, items = self.held
-        if isinstance(users, NeededRows) and isinstance(items, NeededRows):
-            return HeldIndices(users.n_all, users.rows), HeldIndices(items.n_all, items.rows)
-        return None
+        users, items = (held.indices for held in self.held)
+        return None if users is None or items is None else (users, items)
 
     @property
     def values_by_item(self) -> Tensor:
@@ -143,16 +141,16 @@ class PartitionedRatings(Ratings):
         return self.held[entity].of_all(table)
 
     def row_sum(self, entity: int | None, values: Tensor) -> Tensor:
-        if entity is None or not self.held[entity].is_partial:
+        if entity is None or self.held[entity].indices is None:
             return ordered_sum(values)
         return self.total(ordered_sum(values[self.held[entity].owned]))
 
     def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
         held = self.held[entity]
-        if not held.is_partial:
+        if held.indices is None:
             return super().row_mean(entity, rows, is_counted)
-        counted = rows[held.owned][is_counted[held.owned]]
-        sums = self.total(torch.cat([counted.double().sum(0), counted.new_tensor([len(counted)]).double()]))
+        counted = rows[held.owned][is_counted[held.owned]].double()
+        sums = self.total(torch.cat([counted.sum(0), counted.new_tensor([len(counted)])]))
         return (sums[:-1] / sums[-1]).to(rows)
 
     def gathered(self, values: Tensor) -> Tensor:

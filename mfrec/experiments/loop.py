@@ -16,6 +16,7 @@ from mfrec.errors import InputError, OptionError
 from mfrec.evaluation.monitors import Monitor, evaluate_monitored, monitor
 from mfrec.experiments.loggers import Logger
 from mfrec.model.entity import entity_of
+from mfrec.model.partial_state import complete_state
 from mfrec.posteriors.predictive import predictive_model
 from mfrec.solvers.base import Solver
 
@@ -140,14 +141,17 @@ def fit(
 def checkpoint(solver: Solver, progress: Progress) -> dict[str, Any]:
     """Everything that resuming to the same bits and loading need, as tensors, numbers and strings.
 
+    Of several processes, the first one has the tables of all rows in it.
+
     Returns:
         {"model", "solver", "posterior", "progress"}.  Tensors that occur in several of them are saved once.
     """
+    best = complete_state(progress.best_model, solver.ratings)
     return {
-        "model": solver.model.state_dict(),
+        "model": complete_state(solver.model.state_dict(), solver.ratings),
         "solver": solver.state_dict(),
         "posterior": solver.inference().state_dict(),
-        "progress": dict(vars(progress)),
+        "progress": {**vars(progress), "best_model": best},
     }
 
 

@@ -34,6 +34,7 @@ from mfrec.experiments.building import build_trained_model, refit_labels, restor
 from mfrec.experiments.config import ExperimentConfig, config_from
 from mfrec.experiments.loop import Progress
 from mfrec.inference.trained_model import TrainedModel
+from mfrec.model.partial_state import held_state
 from mfrec.solvers.base import Solver
 
 FORMAT = 7
@@ -183,9 +184,10 @@ class Run:
             InputError: the checkpoint does not fit the solver or the model.
         """
         try:
-            solver.model.load_state_dict(state["model"])
+            solver.model.load_state_dict(held_state(state["model"], solver.ratings))
             solver.load_state_dict(state["solver"])
-            return Progress(**state["progress"])
+            best = held_state(state["progress"]["best_model"], solver.ratings)
+            return Progress(**{**state["progress"], "best_model": best})
         except MISFITS as error:
             raise self._misfit(CHECKPOINT, error) from error
 

@@ -29,7 +29,7 @@ from mfrec.experiments.loop import Epoch, Progress, fit, never, out_of_patience
 from mfrec.experiments.resuming import MAY_CHANGE, require_work, with_changes
 from mfrec.experiments.run import Run
 from mfrec.experiments.run_log import log_results, log_settings
-from mfrec.model.partial_state import complete_state, held_state
+from mfrec.model.partial_state import complete_state
 from mfrec.posteriors.predictive import predictive_model
 from mfrec.processes import Processes
 
@@ -102,7 +102,7 @@ class Session:
         first_fit = state["first_fit"]
         config = with_changes(run, before, config, MAY_CHANGE - ({"epochs", "patience"} if first_fit else set()))
         session = cls(config, *run.dataset(), run, first_fit, processes)
-        session.progress = run.restore(session.solver, session._with_models(state, held_state))
+        session.progress = run.restore(session.solver, state)
         # A run killed between its last epoch and its metrics has only these left to do.
         if run.has_metrics():
             require_work(run, config, session.progress, first_fit)
@@ -213,18 +213,9 @@ class Session:
         return self.run is not None or self.config.run.run_dir is not None
 
     def _save(self, state: Mapping[str, Any]) -> None:
-        state = self._with_models(state, complete_state)
         if self.is_first:
             assert self.run is not None
             self.run.write_checkpoint({**state, "first_fit": self.first_fit})
-
-    def _with_models(
-        self, state: Mapping[str, Any], change: Callable[[Mapping[str, Tensor], Ratings], dict[str, Tensor]]
-    ) -> dict[str, Any]:
-        """A checkpoint with its models' states changed."""
-        train, progress = self.splits["train"], state["progress"]
-        best = change(progress["best_model"], train)
-        return {**state, "model": change(state["model"], train), "progress": {**progress, "best_model": best}}
 
     def _first_results(self) -> dict[str, Any]:
         progress = self.progress
