@@ -11,6 +11,7 @@ rows that it owns are next to each other, and so are those of each other process
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,8 +165,10 @@ class NeededRows(HeldRows):
         return self.processes.exchanged(counts, [1] * self.processes.count)
 
     def to(self, device: torch.device) -> NeededRows:
-        moved = object.__new__(NeededRows)
-        moved.__dict__ = {**vars(self), "device": device}
+        moved = copy.copy(self)
+        moved.device = device
+        # Its lists are on the device before.
+        vars(moved).pop("_all_at_once", None)
         return moved
 
     def positions(self, rows: Tensor) -> Tensor:
@@ -210,6 +213,7 @@ class NeededRows(HeldRows):
 class _SendLists:
     """A block whose rows go to the processes that need them.
 
+    rows: the positions of the block in the tables.
     sent, sent_counts: the positions of the rows to send, by receiver, and their number for each.
     received, received_counts: those of the rows that arrive, by sender.
     """
