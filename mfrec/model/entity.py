@@ -68,9 +68,9 @@ def _held_factors(
     init: str, rank: int, generator: torch.Generator, dtype: torch.dtype, held: HeldIndices
 ) -> Iterator[Tensor]:
     # The last block has the remaining rows too: torch draws fewer than 16 numbers in another way.
-    ends = [DRAWN_ROWS * block for block in range(1, held.n_all // DRAWN_ROWS)] + [held.n_all]
-    bounds = torch.searchsorted(held.indices, torch.tensor([0, *ends])).tolist()
-    for first, end, rows in zip([0, *ends], ends, pairwise(bounds), strict=False):
+    edges = [0, *(DRAWN_ROWS * n for n in range(1, held.n_all // DRAWN_ROWS)), held.n_all]
+    bounds = torch.searchsorted(held.indices, torch.tensor(edges)).tolist()
+    for (first, end), rows in zip(pairwise(edges), pairwise(bounds), strict=True):
         block = INITS[init](end - first, rank, generator, dtype)
         yield block[held.indices[slice(*rows)] - first]
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mfrec.data.features import Features
+from mfrec.data.ratings import HeldIndices
 from mfrec.errors import InputError
-from mfrec.model.entity import ENTITY_NAMES, ITEM, USER, Entity, FeatureBlock
+from mfrec.model.entity import ENTITY_NAMES, ITEM, USER, Entity, FeatureBlock, initial_factors
 from mfrec.model.factorization import MatrixFactorization
 
 
@@ -24,6 +25,25 @@ def ones(n: int) -> Tensor:
 def two_blocks(n_rows: int) -> dict[str, Features]:
     generator = torch.Generator().manual_seed(0)
     return {name: features_of(torch.randn(n_rows, k, generator=generator)) for name, k in (("age", 2), ("job", 4))}
+
+
+@pytest.mark.parametrize("init", ["scaled-normal", "small-normal", "uniform"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "rank"), [(5, 3), (16, 1), (47, 3), (48, 8), (95, 5)])
+def test_held_rows_start_like_those_of_all_rows_which_are_drawn_block_by_block(n, rank, init, dtype, monkeypatch):
+    monkeypatch.setattr("mfrec.model.entity.DRAWN_ROWS", 16)
+    indices = (torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.5).nonzero()[:, 0]
+
+    def factors(n_held: int, held: HeldIndices | None) -> Tensor:
+        generator = torch.Generator().manual_seed(7)
+        options = {"rank": rank, "nonnegative": False, "generator": generator, "dtype": dtype, "held": held}
+        drawn = initial_factors(init, n_held, **options)
+        # The numbers that follow are the same, too.
+        return torch.cat([drawn.flatten(), torch.randn(20, generator=generator, dtype=dtype)])
+
+    everything = factors(n, None)
+    rows = everything[: n * rank].view(n, rank)[indices].flatten()
+    assert torch.equal(factors(len(indices), HeldIndices(n, indices)), torch.cat([rows, everything[n * rank :]]))
 
 
 @pytest.fixture
