@@ -41,11 +41,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from prepared import SHAPES, prepare, write_ratings
 from record import Figure, Report, in_new_process
 
+from mfrec.data.held_rows import needed_rows
 from mfrec.data.loading import load_dataset
 from mfrec.processes import balanced
 
@@ -55,10 +55,9 @@ ADDRESSES = ("10.98.0.1", "10.98.0.2")
 LARGER = ((1e9, (10_000_000, 1_000_000)), (50e9, (365_000_000, 365_000_000)))
 COUNTS, CORES, GBITS = (8, 32, 128, 512), 32, (10.0, 100.0)
 # What to train, by name: a solver and its options.
-PARTIAL = "als, partial tables"
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "als": ("als", {}),
-    PARTIAL: ("als", {"partial_tables": True}),
+    "als, partial tables": ("als", {"partial_tables": True}),
     "gibbs": ("gibbs", {"burn_in": 0}),
     "sgd": ("sgd", {}),
     "gd": ("gd", {"lr": 1e-7}),
@@ -138,10 +137,7 @@ def print_held_rows(report: Report, prepared: Path) -> None:
         held = 0
         for entity, (pattern, partners) in enumerate(zip(patterns, patterns[::-1], strict=True)):
             for owned, met in zip(parts[entity], parts[1 - entity], strict=True):
-                is_held = torch.zeros(pattern.shape[0], dtype=torch.bool)
-                is_held[partners.col[partners.entries_of(met)].long()] = True
-                is_held[owned] = True
-                held += int(is_held.sum())
+                held += len(needed_rows(pattern.shape[0], owned, partners.col[partners.entries_of(met)]))
         needed = sum(rows * needed_share(len(ratings) / rows, count) for rows in n_rows)
         model = 1 / count + (1 - 1 / count) * needed / sum(n_rows)
         counted = held / count / sum(n_rows)

@@ -37,9 +37,9 @@ def ordered_sum(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return ordered_sum(sums) + numbers[n_blocks * BLOCK :].sum(dtype=dtype)
 
 
-def ordered_mean(values: Tensor) -> Tensor:
+def ordered_mean(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """() the mean of all numbers, by `ordered_sum`; NaN without any."""
-    return ordered_sum(values) / values.numel()
+    return ordered_sum(values, dtype) / values.numel()
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from hypothesis import settings
 
 from mfrec.data.features import Features
 from mfrec.data.ratings import Ratings
+from mfrec.sums import torch_threads
 
 # A file outlasts a killed process without this; only a power failure, which no test has, makes the wait matter.
 os.fsync = lambda descriptor: None
@@ -49,10 +50,8 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(params=[1, 2, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """1, 2 and 3 threads of torch and of kernels; a test may set another number, which does not outlast it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with torch_threads(request.param):
+        yield request.param
 
 
 @pytest.fixture(scope="session")

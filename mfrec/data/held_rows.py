@@ -2,7 +2,7 @@
 
 Each process owns a range of rows, and computes these.  It holds copies of rows that others own:
 
-    AllRows     of all rows; a block of rows is broadcast to every process
+    HeldRows    of all rows; a block of rows is broadcast to every process
     NeededRows  of the rows that its ratings meet; a row is sent to the processes that need it, by fixed lists
 
 The tables of a process have a row for each row that it holds, in the order of the rows' indices among all rows.  So the
@@ -48,7 +48,7 @@ class Block(Protocol):
 
 
 class HeldRows:
-    """The rows of one entity that a process holds.
+    """The rows of one entity that a process holds: all of them, unless a subclass holds fewer.
 
     Args:
         parts: the range that each process owns, among all rows.
@@ -69,48 +69,26 @@ class HeldRows:
 
     def to(self, device: torch.device) -> HeldRows:
         """The same, for tables on a device."""
-        raise NotImplementedError
-
-    def positions(self, rows: Tensor) -> Tensor:
-        """(n,) the positions of held rows in the tables, from their indices among all rows, (n,)."""
-        raise NotImplementedError
-
-    def of_all(self, table: Tensor) -> Tensor:
-        """(n, …) the held rows of a table of all rows."""
-        raise NotImplementedError
-
-    def complete(self, table: Tensor) -> Tensor | None:
-        """A table of all rows, in the first process, from the rows that each owns; None if this one lacks rows."""
-        raise NotImplementedError
-
-    def share(self, table: Tensor) -> Tensor:
-        """The table, (n, …) contiguous, with the rows that other processes own; changed in place."""
-        raise NotImplementedError
-
-    def blocks(self, counts: Tensor) -> Sequence[Block]:
-        """`BLOCKS` ranges of the owned rows with about as many ratings, from those of each held row, (n,)."""
-        raise NotImplementedError
-
-
-class AllRows(HeldRows):
-    """All rows, in every process."""
-
-    def to(self, device: torch.device) -> AllRows:
         return self
 
     def positions(self, rows: Tensor) -> Tensor:
+        """(n,) the positions of held rows in the tables, from their indices among all rows, (n,)."""
         return rows
 
     def of_all(self, table: Tensor) -> Tensor:
+        """(n, …) the held rows of a table of all rows."""
         return table
 
     def complete(self, table: Tensor) -> Tensor | None:
+        """A table of all rows, in the first process, from the rows that each owns; None if this one lacks rows."""
         return table
 
     def share(self, table: Tensor) -> Tensor:
+        """The table, (n, …) contiguous, with the rows that other processes own; changed in place."""
         return self.processes.share(table, self.parts)
 
     def blocks(self, counts: Tensor) -> Sequence[Block]:
+        """`BLOCKS` ranges of the owned rows with about as many ratings, from those of each held row, (n,)."""
         ranges = zip(*(_balanced_within(counts, part) for part in self.parts), strict=True)
         return [_Broadcast(self.processes, parts) for parts in ranges]
 
@@ -137,18 +115,16 @@ class NeededRows(HeldRows):
     """The rows that a process owns, and those that its ratings meet; all processes make theirs together.
 
     Args:
-        is_needed: (n_all,) bool, the rows that its ratings meet.
+        met: (n_entries,) the row that each of its ratings meets, among all rows.
 
     Attributes:
         requested: for each process, the positions of the rows that it needs of this one, ascending.
     """
 
-    def __init__(self, processes: Processes, parts: Sequence[slice], is_needed: Tensor) -> None:
+    def __init__(self, processes: Processes, parts: Sequence[slice], met: Tensor) -> None:
         super().__init__(processes, parts)
         owned, self.device = self.owned, torch.device("cpu")
-        is_held = is_needed.clone()
-        is_held[owned] = True
-        rows = is_held.nonzero()[:, 0]
+        rows = needed_rows(self.n_all, owned, met)
         self.rows, self.n, self.indices = rows, len(rows), HeldIndices(self.n_all, rows)
         bounds = torch.searchsorted(rows, torch.tensor([*(part.start for part in self.parts), self.n_all]))
         # The positions of the rows that each process owns.
@@ -247,6 +223,14 @@ class _ReceivedRows:
     def wait(self) -> object:
         self.work.wait()
         return self.table.index_copy_(0, self.positions, self.buffer)
+
+
+def needed_rows(n_all: int, owned: slice, met: Tensor) -> Tensor:
+    """(n,) the rows that a process owns or that its ratings meet, (n_entries,), among n_all; ascending."""
+    is_needed = torch.zeros(n_all, dtype=torch.bool)
+    is_needed[owned] = True
+    is_needed[met.long()] = True
+    return is_needed.nonzero()[:, 0]
 
 
 def _balanced_within(counts: Tensor, rows: slice) -> list[slice]:

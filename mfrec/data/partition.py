@@ -24,7 +24,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mfrec.data.held_rows import AllRows, Arrival, Block, HeldRows, NeededRows
+from mfrec.data.held_rows import Arrival, Block, HeldRows, NeededRows
 from mfrec.data.ratings import HeldIndices, Ratings
 from mfrec.data.splits import SPLIT_NAMES
 from mfrec.errors import InputError
@@ -156,10 +156,6 @@ class PartitionedRatings(Ratings):
     def gathered(self, values: Tensor) -> Tensor:
         return self.processes.gathered(values)
 
-    def std(self, values: Tensor) -> float:
-        mean = self.total(ordered_sum(values, torch.float64)) / self.n_ratings
-        return float((self.total(ordered_sum((values - mean).square_(), torch.float64)) / self.n_ratings).sqrt())
-
     def any(self, flag: bool) -> bool:
         return self.processes.any(flag)
 
@@ -207,11 +203,12 @@ def partitioned_splits(
     patterns = ratings.pattern, ratings.pattern.T
     parts = [balanced(pattern.counts, processes.count) for pattern in patterns]
     entries = [pattern.entries_of(owned[processes.index]) for pattern, owned in zip(patterns, parts, strict=True)]
-    users, items = (
-        _held_rows(processes, parts[entity], patterns[1 - entity].col[entries[1 - entity]], partial_tables)
-        for entity in range(2)
-    )
     by_user, by_item = entries
+    met = ratings.pattern.T.col[by_item], ratings.pattern.col[by_user]
+    users, items = (
+        NeededRows(processes, owned, rows) if partial_tables else HeldRows(processes, owned)
+        for owned, rows in zip(parts, met, strict=True)
+    )
     places = order[by_item].long()
     user_labels, item_labels = labels[by_user], labels[places]
     item_values = matrix.values.index_select(0, places)
@@ -229,15 +226,6 @@ def partitioned_splits(
             timestamps,
         ).to(device)
     return splits
-
-
-def _held_rows(processes: Processes, parts: list[slice], met: Tensor, is_partial: bool) -> HeldRows:
-    """The rows of an entity that this process holds, given the rows that its ratings meet, (n_entries,)."""
-    if not is_partial:
-        return AllRows(processes, parts)
-    is_needed = torch.zeros(parts[-1].stop, dtype=torch.bool)
-    is_needed[met.long()] = True
-    return NeededRows(processes, parts, is_needed)
 
 
 def data_digests(ratings: Ratings, labels: Tensor) -> dict[str, bytes]:

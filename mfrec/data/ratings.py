@@ -234,10 +234,13 @@ class Ratings:
         """(n_ratings,) the values of the ratings of all processes, from those of this one."""
         return values
 
+    def mean(self, values: Tensor) -> Tensor:
+        """() the mean of the values of the ratings of all processes, from those of this one, (n,), in float64."""
+        return self.total(ordered_sum(values, torch.float64)) / self.n_ratings
+
     def std(self, values: Tensor) -> float:
-        """The standard deviation of the values of the ratings of all processes, from those of this one, (n,)."""
-        mean = ordered_sum(values, torch.float64) / len(values)
-        return float((ordered_sum((values - mean).square_(), torch.float64) / len(values)).sqrt())
+        """The standard deviation of the values, as for `mean`."""
+        return float(self.mean((values - self.mean(values)).square_()).sqrt())
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any of the processes."""

@@ -18,7 +18,7 @@ from mfrec.data.ratings import Ratings
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.posteriors.base import Z_90, Posterior
-from mfrec.sums import ordered_sum
+from mfrec.sums import ordered_mean, ordered_sum
 
 # The name under which `with_coverage` reports the share of ratings inside their 90 % intervals.
 COVERAGE = "coverage_90"
@@ -59,8 +59,7 @@ class MeanMetric(Metric):
     of_mean: Callable[[Tensor], Tensor]
 
     def measure(self, predictions: Tensor, ratings: Ratings) -> float:
-        terms = self.terms(predictions, ratings.values)
-        return float(self.of_mean(ratings.total(ordered_sum(terms, torch.float64)) / ratings.n_ratings))
+        return float(self.of_mean(ratings.mean(self.terms(predictions, ratings.values))))
 
 
 def rmse(predictions: Tensor, ratings: Tensor) -> float:
@@ -70,7 +69,7 @@ def rmse(predictions: Tensor, ratings: Tensor) -> float:
         >>> rmse(torch.tensor([4.0, 2.0]), torch.tensor([5.0, 9.0]))  # √((1² + 7²) / 2)
         5.0
     """
-    return float((ordered_sum(_squared_errors(predictions, ratings), torch.float64) / len(ratings)).sqrt())
+    return float(ordered_mean(_squared_errors(predictions, ratings), torch.float64).sqrt())
 
 
 def mae(predictions: Tensor, ratings: Tensor) -> float:
@@ -80,7 +79,7 @@ def mae(predictions: Tensor, ratings: Tensor) -> float:
         >>> mae(torch.tensor([4.0, 2.0]), torch.tensor([5.0, 9.0]))  # (1 + 7) / 2
         4.0
     """
-    return float(ordered_sum(_absolute_errors(predictions, ratings), torch.float64) / len(ratings))
+    return float(ordered_mean(_absolute_errors(predictions, ratings), torch.float64))
 
 
 def _squared_errors(predictions: Tensor, ratings: Tensor) -> Tensor:

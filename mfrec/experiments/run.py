@@ -186,8 +186,9 @@ class Run:
         try:
             solver.model.load_state_dict(held_state(state["model"], solver.ratings))
             solver.load_state_dict(state["solver"])
-            best = held_state(state["progress"]["best_model"], solver.ratings)
-            return Progress(**{**state["progress"], "best_model": best})
+            progress = Progress(**state["progress"])
+            progress.best_model = held_state(progress.best_model, solver.ratings)
+            return progress
         except MISFITS as error:
             raise self._misfit(CHECKPOINT, error) from error
 

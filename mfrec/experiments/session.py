@@ -66,6 +66,8 @@ class Session:
         self.is_first = processes is None or processes.index == 0
         self.device = training_device(config)
         self.resumed_at: int | None = None
+        if processes is not None and config.fit.partial_tables and monitor(config.fit.monitor).ranks_items:
+            raise OptionError("monitor", "must be an error such as rmse with partial tables, which lack items to rank")
         self._build(first_fit)
         if config.fit.refit and first_fit is None and "valid" not in self.splits:
             raise OptionError("refit", "needs validation ratings; set valid_fraction above 0")
@@ -85,10 +87,7 @@ class Session:
         text = json.dumps({"solver": self.config.solver, **options})
         digests = data_digests(self.dataset.ratings, self.split_labels)
         processes.require_same({"options": hashlib.sha256(text.encode()).digest(), **digests})
-        is_partial = self.config.fit.partial_tables
-        if is_partial and monitor(self.config.fit.monitor).ranks_items:
-            raise OptionError("monitor", "must be an error such as rmse with partial tables, which lack items to rank")
-        ratings = self.dataset.ratings
+        ratings, is_partial = self.dataset.ratings, self.config.fit.partial_tables
         return {**partitioned_splits(ratings, self.split_labels, processes, self.device, partial_tables=is_partial)}
 
     @classmethod

@@ -109,7 +109,8 @@ def train(
         end_early: asked before every epoch; True ends the training there, as if it had run out of patience.
         command: the command line to log; by default that of this process.
         processes: those that train together: each calls this function with the same arguments, and reads its own part
-            of the same data.  The first one writes the run.  The models and metrics of all are alike.
+            of the same data.  The first one writes the run.  The models and metrics of all are alike, but with partial
+            tables the first one alone ends with all rows.
 
     Raises:
         Diverged: the cost exploded.

@@ -149,10 +149,8 @@ class Objective:
 
     def _penalty(self, model: MatrixFactorization, ratings: Ratings, weights: dict[str, Tensor]) -> Tensor:
         squares = {name: model.get_parameter(name).square().sum(1, keepdim=True) for name in weights}
-        return (
-            0.5
-            * torch.stack([ratings.row_sum(entity_of(name), w * squares[name]) for name, w in weights.items()]).sum()
-        )
+        sums = [ratings.row_sum(entity_of(name), w * squares[name]) for name, w in weights.items()]
+        return 0.5 * torch.stack(sums).sum()
 
     def penalty_weights(self, model: MatrixFactorization, ratings: Ratings) -> dict[str, Tensor]:
         """λ of every row of each parameter, (n_rows, 1), by parameter name."""

@@ -9,7 +9,6 @@ from mfrec.data.ratings import Ratings
 from mfrec.errors import OptionError, unknown
 from mfrec.model.entity import ITEM
 from mfrec.sparse import spmm
-from mfrec.sums import ordered_sum
 
 OFFSETS = ("none", "global", "item")
 
@@ -39,9 +38,8 @@ def centring_offset(ratings: Ratings, kind: str, damping: float = 5.0, mean: flo
         return None
     if damping < 0:
         raise OptionError("damping", f"must be at least 0 (got {damping:g})")
-    values = ratings.values.double()
     is_measured = mean is None and ratings.n_ratings > 0
-    mu = ratings.total(ordered_sum(values)) / ratings.n_ratings if is_measured else values.new_tensor(mean or 0.0)
+    mu = ratings.mean(ratings.values) if is_measured else ratings.values.new_tensor(mean or 0.0, dtype=torch.float64)
     if kind == "global":
         return mu.to(ratings.values.dtype)
     # A product rather than an index_add, whose order of summation is not fixed on a GPU.

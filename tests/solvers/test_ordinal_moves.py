@@ -15,6 +15,7 @@ from mfrec.errors import InputError
 from mfrec.model import level_likelihood
 from mfrec.model.level_likelihood import LevelSums, level_sums, log_likelihood, truncated_normals
 from mfrec.solvers.ordinal import HELD, OrdinalLatents, _Density, assembled
+from mfrec.sums import torch_threads
 
 DOUBLE = torch.float64
 LAMBDAS = [(torch.tensor([20.0, 8.0], dtype=DOUBLE), 1.0), (torch.tensor([3.0], dtype=DOUBLE), 2.0)]
@@ -74,15 +75,11 @@ def test_any_number_of_threads_gives_the_same_bits():
     n = 50_000
     eta, v, values = planted(n, 5)
     level, cutpoints, threads = (values - 1).to(torch.int8), torch.linspace(-1, 1, 4, dtype=DOUBLE), []
-    before = torch.get_num_threads()
-    try:
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
+    for count in (1, 2, 5):
+        with torch_threads(count):
             sums = torch.stack(level_sums(eta, v, level, cutpoints))
             z = truncated_normals(eta, v, level, cutpoints, seeded(0))
             threads.append([sums, z, torch.tensor(log_likelihood(eta, v, level, cutpoints))])
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for again in threads[1:] for a, b in zip(threads[0], again, strict=True))
 
 

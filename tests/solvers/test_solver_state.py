@@ -29,6 +29,7 @@ from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.posteriors.product_mean import BUFFERED, MEAN_RANKS
 from mfrec.solvers.registry import SOLVERS
+from mfrec.sums import torch_threads
 
 CASES = option_cases()
 
@@ -141,18 +142,15 @@ def test_the_number_of_threads_does_not_change_a_bit(case, epochs, is_plain, man
         }
     if not is_plain and case.solver in supporting("sessions"):
         options["sessions"] = Sessions(many_ratings, SESSION_GAPS)
-    results, n_threads = [], torch.get_num_threads()
-    try:
-        for n in (1, 2):
-            torch.set_num_threads(n)
+    results = []
+    for n in (1, 2):
+        with torch_threads(n):
             model, objective = make_model(many_ratings, rank=8, **options), Objective(1.0)
             solver = make_solver(case.solver, model, many_ratings, objective, **case.options)
             train(solver, epochs)
             has_mean = case.solver != "gibbs" or "burn_in" in case.options
             mean = solver.inference().mean_model() if has_mean else model
             results.append((model, mean, evaluate(mean, many_ratings, objective)))
-    finally:
-        torch.set_num_threads(n_threads)
     (model, mean, measured), again = results
     assert_same_state(model, again[0])
     assert_same_state(mean, again[1])
