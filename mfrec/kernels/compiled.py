@@ -39,7 +39,9 @@ FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 
 def kernel(function: Function) -> Function:
     """Compile a function when it is first called; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
+    # A call that is not inlined may end in another module's copy of the function, whose sums have another order.  Bits
+    # would depend on which kernels the process has compiled, and which it has loaded.
+    options: dict[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy", "forceinline": True}
     try:
         compiled: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache folder can be written

@@ -121,6 +121,31 @@ def test_the_first_use_says_that_it_compiles_and_the_second_does_not(tmp_path):
     assert second.stderr == ""
 
 
+def test_the_process_that_compiles_gets_the_same_bits_as_those_that_load_the_machine_code(tmp_path):
+    code = """
+import hashlib, torch
+from mfrec.data.synthetic import synthetic
+from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.objective import Objective
+from mfrec.solvers.registry import SOLVERS
+ratings = synthetic(100, 80, 5000, generator=torch.Generator().manual_seed(0)).ratings
+model = MatrixFactorization.from_ratings(ratings, 16)
+SOLVERS["vb"](model, ratings, Objective()).epoch()
+for parameter in model.parameters():
+    print(hashlib.sha256(parameter.detach().numpy().tobytes()).hexdigest())
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_DISABLE_JIT": "0"}
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
+        for _ in range(2)
+    )
+    assert "compiling" in first.stderr
+    assert "compiling" not in second.stderr
+    assert first.stdout == second.stdout
+
+
 def test_a_kernel_runs_where_no_cache_can_be_written(tmp_path):
     (tmp_path / "sums.py").write_text(SUM_KERNEL)
     # A file where a folder is needed stops root too.
