@@ -27,7 +27,6 @@ from torch import Tensor
 from mfrec.data.held_rows import Arrival, Block, HeldRows, NeededRows
 from mfrec.data.ratings import HeldIndices, Ratings
 from mfrec.data.splits import SPLIT_NAMES
-from mfrec.errors import InputError
 from mfrec.processes import Processes, balanced
 from mfrec.sparse import CSRPattern, SparseMatrix
 from mfrec.sums import ordered_sum
@@ -50,6 +49,7 @@ class PartitionedRatings(Ratings):
         by_item: items × users, likewise.
         held: the rows of users and of items that the process holds.
         timestamps: (n,) in the order of `by_user`, or None.
+        weights: of the ratings in the order of `by_user` and in that of `by_item`, or None.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class PartitionedRatings(Ratings):
         by_item: SparseMatrix,
         held: tuple[HeldRows, HeldRows],
         timestamps: Tensor | None = None,
+        weights: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.processes, self.held = processes, held
         # No order of its entries makes by_item of by_user: only all processes together have the entries of both.
@@ -66,7 +67,10 @@ class PartitionedRatings(Ratings):
         self.matrix = by_user
         self.matrix.T = by_item
         self.matrix.pattern._transposed = (no_order, by_item.pattern)
-        self.timestamps, self.weights = timestamps, None
+        self.timestamps = timestamps
+        self.weights: Tensor | None
+        self._weights_by_item: Tensor | None
+        self.weights, self._weights_by_item = weights or (None, None)
 
     @cached_property
     def n_ratings(self) -> int:
@@ -95,6 +99,10 @@ class PartitionedRatings(Ratings):
     @property
     def values_by_item(self) -> Tensor:
         return self.matrix.T.values
+
+    @property
+    def weights_by_item(self) -> Tensor | None:
+        return self._weights_by_item
 
     @cached_property
     def first_entries(self) -> tuple[int, int]:
@@ -174,7 +182,10 @@ class PartitionedRatings(Ratings):
         matrix, transposed = self.matrix.to(device, dtype), self.matrix.T.to(device, dtype)
         timestamps = None if self.timestamps is None else self.timestamps.to(matrix.values.device)
         users, items = (held.to(matrix.values.device) for held in self.held)
-        return PartitionedRatings(self.processes, matrix, transposed, (users, items), timestamps)
+        weights = None
+        if self.weights is not None and self._weights_by_item is not None:
+            weights = self.weights.to(matrix.values), self._weights_by_item.to(matrix.values)
+        return PartitionedRatings(self.processes, matrix, transposed, (users, items), timestamps, weights)
 
 
 def partitioned_splits(
@@ -193,12 +204,7 @@ def partitioned_splits(
         ratings: of all processes, on the CPU; only those of this process are read, and may be mapped from a file.
         labels: (n_ratings,) TRAIN, VALID or TEST.
         partial_tables: whether the process holds only the rows that its ratings meet, in any split.
-
-    Raises:
-        InputError: the ratings have weights.
     """
-    if ratings.weights is not None:
-        raise InputError("ratings with weights must be trained in one process; leave out the weights, or use one")
     matrix, order = ratings.matrix, ratings.pattern.transpose_order
     patterns = ratings.pattern, ratings.pattern.T
     parts = [balanced(pattern.counts, processes.count) for pattern in patterns]
@@ -211,19 +217,23 @@ def partitioned_splits(
     )
     places = order[by_item].long()
     user_labels, item_labels = labels[by_user], labels[places]
-    item_values = matrix.values.index_select(0, places)
+    user_values, item_values = matrix.values[by_user], matrix.values.index_select(0, places)
     splits = {}
     for name, label in SPLIT_NAMES.items():
         if not processes.any(bool((user_labels == label).any())):
             continue
         kept, kept_by_item = user_labels == label, item_labels == label
         timestamps = None if ratings.timestamps is None else ratings.timestamps[by_user][kept]
+        weights = None
+        if ratings.weights is not None:
+            weights = ratings.weights[by_user][kept], ratings.weights.index_select(0, places)[kept_by_item]
         splits[name] = PartitionedRatings(
             processes,
-            _owned_rows(ratings.pattern, kept, matrix.values[by_user][kept], users, items),
+            _owned_rows(ratings.pattern, kept, user_values[kept], users, items),
             _owned_rows(ratings.pattern.T, kept_by_item, item_values[kept_by_item], items, users),
             (users, items),
             timestamps,
+            weights,
         ).to(device)
     return splits
 
@@ -235,7 +245,7 @@ def data_digests(ratings: Ratings, labels: Tensor) -> dict[str, bytes]:
     """
     sample = torch.arange(0, len(ratings), max(1, len(ratings) // SAMPLED))
     columns = [ratings.users, ratings.items, ratings.values]
-    columns += [] if ratings.timestamps is None else [ratings.timestamps]
+    columns += [column for column in (ratings.timestamps, ratings.weights) if column is not None]
     digest = hashlib.sha256(repr((*ratings.matrix.shape, len(ratings), len(columns))).encode())
     for column in columns:
         digest.update(column[sample].numpy().tobytes())

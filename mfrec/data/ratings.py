@@ -195,6 +195,11 @@ class Ratings:
         return self.values.index_select(0, self.pattern.transpose_order)
 
     @property
+    def weights_by_item(self) -> Tensor | None:
+        """(n_ratings,) the weights of the ratings in the order of the items, or None."""
+        return None if self.weights is None else self.weights.index_select(0, self.pattern.transpose_order)
+
+    @property
     def first_entries(self) -> tuple[int, int]:
         """The positions of the first rating among those of all processes, by user and by item."""
         return 0, 0

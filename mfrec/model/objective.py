@@ -270,6 +270,8 @@ def _partitioned_factor_gradients(
     pattern, targets = ratings.pattern.T, ratings.values_by_item
     targets = targets if offset is None else targets - offset_at(offset, pattern.row)
     _, by_item = objective.loss(sddmm(pattern, items, users), targets)
+    weights = ratings.weights_by_item
+    by_item = by_item if weights is None else by_item * weights
     return spmm(ratings.pattern, errors, items), spmm(pattern, by_item, users)
 
 
@@ -287,11 +289,10 @@ def _compiled_cost_and_factor_gradients(
     k = users.shape[1]
     matrix, weights = ratings.matrix, ratings.weights
     matrix = matrix if targets is ratings.values else matrix.with_values(targets)
-    by_item = None if weights is None else weights.index_select(0, ratings.pattern.transpose_order)
     # The offset is one more column of X̃, whose partner is 1.
     factors = _padded(users, None if offset is None else users.new_ones(())), _padded(items, offset)
     costs, gradients = [], []
-    for entity, entries, w in ((USER, matrix, weights), (ITEM, matrix.T, by_item)):
+    for entity, entries, w in ((USER, matrix, weights), (ITEM, matrix.T, ratings.weights_by_item)):
         cost, gradient = loss_and_gradient(
             entries.pattern.crow.long().numpy(),
             entries.pattern.col.numpy(),

@@ -92,10 +92,9 @@ def ratings_views(model: MatrixFactorization, ratings: Ratings) -> tuple[Ratings
     """The ratings in the order of the users, and in the order of the items."""
     (by_user, by_item), free, weights = targets(model, ratings), model.free_columns(), ratings.weights
     first_of_users, first_of_items = ratings.first_entries
-    weights_by_item = None if weights is None else weights.index_select(0, ratings.pattern.transpose_order)
     return (
         RatingsView(ratings.pattern, by_user, weights, free[USER], first=first_of_users),
-        RatingsView(ratings.pattern.T, by_item, weights_by_item, free[ITEM], first=first_of_items),
+        RatingsView(ratings.pattern.T, by_item, ratings.weights_by_item, free[ITEM], first=first_of_items),
     )
 
 

@@ -22,11 +22,15 @@ itself.  The plain step shrinks it to 1 − α n_b, which diverges once α n_b >
 
 Feature weights are stepped in every block alike.  Since rows with several features couple them, their n_b is the bound
 Σ_r |F_rf| ‖F_r‖₁ n_r.  Since the T terms of an entity step at once, each n_b counts T times.
+
+Blocks that share neither users nor items can be stepped at the same time.  Several processes share the groups of users,
+and take turns: a block's turn comes after those of all earlier blocks with which it shares users or items.  Between
+turns, item groups go to the processes that need them next.  The steps, and so the bits, are those of one process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -34,10 +38,12 @@ import torch
 from torch import Tensor
 
 from mfrec.data.features import Features
-from mfrec.data.ratings import Ratings
+from mfrec.data.partition import PartitionedRatings
+from mfrec.model.entity import ITEM
 from mfrec.model.objective import factor_gradients
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import BlockSGDOptions
+from mfrec.solvers.rotation import Rotation
 from mfrec.sparse import SparseMatrix, csr_pattern, sddmm
 
 
@@ -47,7 +53,7 @@ class Block(NamedTuple):
     rows: its users and its items, as slices of the shuffled factors.
     cell: the user group and the item group of the block.
     targets: centred ratings, indexed within the block.
-    members: (n_entries,) the position of each among all ratings.
+    members: (n_entries,) the position of each among all ratings that this process steps through.
     weights: (n_entries,) of the ratings, or None if all are 1.
     """
 
@@ -60,6 +66,15 @@ class Block(NamedTuple):
     def weighted(self, values: Tensor) -> Tensor:
         """(n_entries,) values, each multiplied by its weight."""
         return values if self.weights is None else values * self.weights
+
+
+class Entries(NamedTuple):
+    """Ratings in the shuffled matrix, (n,) each: rows, columns, centred ratings, and weights unless all are 1."""
+
+    users: Tensor
+    items: Tensor
+    targets: Tensor
+    weights: Tensor | None
 
 
 class BlockSGD(Solver):
@@ -98,8 +113,24 @@ class BlockSGD(Solver):
                 self.ridges.append(ridge / (self.grid[0] * self.grid[1]))
                 bounds = group_bounds(len(order), n_groups)
                 self.feature_groups.append([term.features.select(order[a:b]) for a, b in pairwise(bounds)])
-        self.blocks = list(grid_blocks(self.ratings, model.targets(self.ratings), orders, self.grid))
+        self.rotation, entries = self._shuffled_entries()
+        self.blocks = list(grid_blocks(entries, self.ratings.matrix.shape, self.grid))
         self.block_counts = [self._block_counts(block) for block in self.blocks]
+
+    def _shuffled_entries(self) -> tuple[Rotation | None, Entries]:
+        """The ratings in the shuffled matrix: all, or those of the user groups that this process owns."""
+        ratings = self.ratings
+        # An order's inverse has the shuffled position of each row.
+        users = self.user_order.argsort().index_select(0, ratings.users.long())
+        items = self.item_order.argsort().index_select(0, ratings.items.long())
+        entries = Entries(users, items, self.model.targets(ratings), ratings.weights)
+        if not isinstance(ratings, PartitionedRatings):
+            return None, entries
+        groups = [
+            groups_of(torch.arange(n), n, n_groups) for n, n_groups in zip(ratings.matrix.shape, self.grid, strict=True)
+        ]
+        rotation = Rotation(ratings.processes, groups, self.grid)
+        return rotation, Entries(*rotation.ratings_of_groups(*entries))
 
     def _block_counts(self, block: Block) -> list[Tensor]:
         """n_b of each row of each term's weights, (n, 1), or the sums of weights if ratings have weights.
@@ -128,8 +159,11 @@ class BlockSGD(Solver):
         shuffled = [
             w[orders[term.entity]] if term.features is None else w for term, w in zip(self.terms, weights, strict=True)
         ]
-        for b in torch.randperm(len(self.blocks), generator=self.generator).tolist():
-            self._update(self.blocks[b], self.block_counts[b], shuffled, lr)
+        order = torch.randperm(len(self.blocks), generator=self.generator).tolist()
+        if self.rotation is None:
+            self._visit(order, shuffled, lr)
+        else:
+            self._take_turns(self.rotation, order, shuffled, lr)
         for term, w, stepped in zip(self.terms, weights, shuffled, strict=True):
             if term.features is None:
                 w[orders[term.entity]] = stepped
@@ -141,6 +175,28 @@ class BlockSGD(Solver):
             for block in self.blocks:
                 block.targets.values.copy_(targets[block.members])
         return {"lr": lr}
+
+    def _visit(self, order: Sequence[int], weights: list[Tensor], lr: float) -> None:
+        """A step on each of these blocks, in this order."""
+        for b in order:
+            self._update(self.blocks[b], self.block_counts[b], weights, lr)
+
+    def _take_turns(self, rotation: Rotation, order: Sequence[int], weights: list[Tensor], lr: float) -> None:
+        """The same as one of several processes; afterwards each has the weights of all rows."""
+        tables: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for t, term in enumerate(self.terms):
+            tables[term.entity].extend(kept[t] for kept in (weights, self.velocity, self.squares) if kept)
+        holders = torch.zeros(self.grid[ITEM], dtype=torch.int64)
+        for turn in turns(order, self.grid):
+            holders = holders.clone()
+            cells = [self.blocks[b].cell for b in turn]
+            owners = [int(rotation.owners[p]) for p, _ in cells]
+            for (_, q), owner in zip(cells, owners, strict=True):
+                holders[q] = owner
+            rotation.send_items(tables[ITEM], holders)
+            here = rotation.processes.index
+            self._visit([b for b, owner in zip(turn, owners, strict=True) if owner == here], weights, lr)
+        rotation.complete(*tables)
 
     def _update(self, block: Block, block_counts: list[Tensor], weights: list[Tensor], lr: float) -> None:
         """One step on the rows of one block, in place."""
@@ -203,25 +259,49 @@ def group_bounds(n: int, n_groups: int) -> list[int]:
     return [n * group // n_groups for group in range(n_groups + 1)]
 
 
-def grid_blocks(
-    ratings: Ratings, targets: Tensor, orders: tuple[Tensor, Tensor], grid: tuple[int, int]
-) -> Iterator[Block]:
-    """The P × Q blocks of the matrix whose rows and columns are shuffled by the two orders."""
-    places = []
-    for order, indices, n_groups in zip(orders, (ratings.users, ratings.items), grid, strict=True):
-        position = torch.empty_like(order)
-        position[order] = torch.arange(len(order), device=order.device)
-        bounds = torch.tensor(group_bounds(len(order), n_groups), device=order.device)
-        shuffled = position[indices.long()]
-        group = torch.bucketize(shuffled, bounds[1:], right=True)
-        places.append((shuffled - bounds[group], group, bounds.tolist()))
-    (users, user_group, user_bounds), (items, item_group, item_bounds) = places
-    block = user_group * grid[1] + item_group
+def groups_of(rows: Tensor, n_rows: int, n_groups: int) -> Tensor:
+    """(n,) the group of each of some rows, (n,), out of n_rows."""
+    return torch.bucketize(rows, torch.tensor(group_bounds(n_rows, n_groups)[1:], device=rows.device), right=True)
+
+
+def turns(order: Sequence[int], grid: tuple[int, int]) -> list[list[int]]:
+    """The blocks of a P × Q grid in turns, each as early as its users and items are free.
+
+    The blocks of a turn share neither users nor items.  Blocks that share some keep their order.
+
+    Args:
+        order: the numbers of all blocks; block p Q + q has user group p and item group q.
+
+    Examples:
+        >>> turns([0, 1, 3, 2], (2, 2))
+        [[0], [1], [3], [2]]
+        >>> turns([0, 3, 1, 2], (2, 2))
+        [[0, 3], [1, 2]]
+    """
+    P, Q = grid
+    n_user_turns, n_item_turns = [0] * P, [0] * Q
+    in_turns: list[list[int]] = []
+    for b in order:
+        p, q = divmod(b, Q)
+        turn = max(n_user_turns[p], n_item_turns[q])
+        n_user_turns[p] = n_item_turns[q] = turn + 1
+        if turn == len(in_turns):
+            in_turns.append([])
+        in_turns[turn].append(b)
+    return in_turns
+
+
+def grid_blocks(entries: Entries, shape: tuple[int, int], grid: tuple[int, int]) -> Iterator[Block]:
+    """The P × Q blocks of a shuffled matrix of this shape."""
+    users, items, targets, weights = entries
+    user_bounds, item_bounds = (group_bounds(n, n_groups) for n, n_groups in zip(shape, grid, strict=True))
+    block = groups_of(users, shape[0], grid[0]) * grid[1] + groups_of(items, shape[1], grid[1])
     members = torch.argsort(block, stable=True).split(torch.bincount(block, minlength=grid[0] * grid[1]).tolist())
     for b, m in enumerate(members):
         p, q = divmod(b, grid[1])
         rows, cols = slice(*user_bounds[p : p + 2]), slice(*item_bounds[q : q + 2])
-        pattern, by_row = csr_pattern(users[m], items[m], (rows.stop - rows.start, cols.stop - cols.start))
+        size = rows.stop - rows.start, cols.stop - cols.start
+        pattern, by_row = csr_pattern(users[m] - rows.start, items[m] - cols.start, size)
         sorted_members = m if by_row is None else m[by_row]
-        weights = None if ratings.weights is None else ratings.weights[sorted_members]
-        yield Block((rows, cols), (p, q), SparseMatrix(pattern, targets[sorted_members]), sorted_members, weights)
+        block_weights = None if weights is None else weights[sorted_members]
+        yield Block((rows, cols), (p, q), SparseMatrix(pattern, targets[sorted_members]), sorted_members, block_weights)

@@ -172,6 +172,7 @@ SOLVERS["block-sgd"] = SolverSpec(
         "l2": SearchRange(0.3, 3.0, "log"),
         "rank": SearchRange(16, 128, "log"),
     },
+    partitions=True,
 )
 SOLVERS["gd"] = SolverSpec(
     summary="Gradient descent on all ratings at once.",

@@ -1,7 +1,7 @@
-"""Rotation: how the processes of sgd share the groups of users, and pass the groups of items around.
+"""Rotation: how the processes of sgd and block-sgd share the groups of users, and pass the groups of items around.
 
-Process p owns user groups ⌈p P / C⌉ … ⌈(p + 1) P / C⌉ − 1 of P, for C processes.  In the stratum with shift s, user
-group g meets item group (g + s) mod P, which is where that item group must be.
+Process p owns user groups ⌈p P / C⌉ … ⌈(p + 1) P / C⌉ − 1 of P, for C processes.  An item group must be where the
+ratings of the next block are: at the process that owns the block's users.
 
     Gemulla, Nijkamp, Haas & Sismanis 2011, "Large-scale matrix factorization with distributed stochastic gradient
     descent", section 4
@@ -23,56 +23,52 @@ class Rotation:
 
     Args:
         groups: (n_users,) and (n_items,) the group of each user and item.
-        n_groups: P.
+        n_groups: the numbers of user groups and of item groups.
 
     Attributes:
-        owners: (P,) the process that owns each user group.
-        holders: (P,) the process that holds the last values of each item group; None if every process does.
+        owners: (n_user_groups,) the process that owns each user group.
+        holders: (n_item_groups,) the process that holds the last values of each item group; None if every process does.
     """
 
-    def __init__(self, processes: Processes, groups: Sequence[Tensor], n_groups: int) -> None:
-        self.processes, self.groups, self.n_groups = processes, groups, n_groups
-        self.owners = torch.arange(n_groups) * processes.count // n_groups
+    def __init__(self, processes: Processes, groups: Sequence[Tensor], n_groups: tuple[int, int]) -> None:
+        self.processes, self.groups = processes, groups
+        self.owners = torch.arange(n_groups[0]) * processes.count // n_groups[0]
         self.holders: Tensor | None = None
         # The items of each group.
-        counts = torch.bincount(groups[1], minlength=n_groups).tolist()
+        counts = torch.bincount(groups[1], minlength=n_groups[1]).tolist()
         self.members = torch.argsort(groups[1], stable=True).split(counts)
 
-    def ratings_of_groups(self, users: Tensor, items: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def ratings_of_groups(
+        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """The ratings of the user groups that this process owns, by user, from each process's part of them.
 
         Args:
-            users, items, targets: (n,) the ratings that this process has read, by user.
+            users, items, targets, weights: (n,) the ratings that this process has read, by user.
         """
-        to = self.owners.index_select(0, self.groups[0].index_select(0, users).long())
+        to = self.owners.index_select(0, self.groups[0].index_select(0, users.cpu()).long())
         order, counts = torch.argsort(to, stable=True), torch.bincount(to, minlength=self.processes.count).tolist()
-        columns = (column.index_select(0, order) for column in (users, items, targets))
-        received = (self.processes.exchanged(column, counts) for column in columns)
-        users, items, targets = received
-        return users, items, targets
 
-    def send_items(self, parameters: Sequence[Tensor], shift: int) -> None:
-        """Bring each item group to the process whose users meet it in a stratum.
+        def received(column: Tensor) -> Tensor:
+            return self.processes.exchanged(column.index_select(0, order.to(column.device)), counts)
+
+        return received(users), received(items), received(targets), None if weights is None else received(weights)
+
+    def send_items(self, parameters: Sequence[Tensor], receivers: Tensor) -> None:
+        """Bring each item group to a process, unless it is there.
 
         Args:
             parameters: (n_items, …) each; their rows are overwritten.
-            shift: s.
+            receivers: (n_item_groups,) the process that is to hold each group.
         """
-        needed = self.owners[(torch.arange(self.n_groups) - shift) % self.n_groups]
-        holders, self.holders = self.holders, needed
+        holders, self.holders = self.holders, receivers
         if holders is None:
             return
-        here = self.processes.index
-        leaving = [
-            [g for g in range(self.n_groups) if holders[g] == here and needed[g] == process and process != here]
-            for process in range(self.processes.count)
-        ]
-        arriving = [
-            g
-            for process in range(self.processes.count)
-            for g in range(self.n_groups)
-            if holders[g] == process and needed[g] == here and process != here
-        ]
+        here, everyone = self.processes.index, range(self.processes.count)
+        pairs = zip(holders.tolist(), receivers.tolist(), strict=True)
+        moves = [(group, move) for group, move in enumerate(pairs) if move[0] != move[1]]
+        leaving = [[group for group, move in moves if move == (here, process)] for process in everyone]
+        arriving = [group for process in everyone for group, move in moves if move == (process, here)]
         counts = [sum(len(self.members[group]) for group in groups) for groups in leaving]
         sent, received = self._rows(chain.from_iterable(leaving)), self._rows(arriving)
         for parameter in parameters:

@@ -113,8 +113,8 @@ class SGD(Solver):
         ratings, P = self.ratings, self.n_groups
         users, items, targets, weights = ratings.users, ratings.items, self.model.targets(ratings), ratings.weights
         if isinstance(ratings, PartitionedRatings):
-            self.rotation = Rotation(ratings.processes, self.groups, P)
-            users, items, targets = self.rotation.ratings_of_groups(users, items, targets)
+            self.rotation = Rotation(ratings.processes, self.groups, (P, P))
+            users, items, targets, weights = self.rotation.ratings_of_groups(users, items, targets, weights)
         user_group, item_group = (
             group.index_select(0, rows) for group, rows in zip(self.groups, (users, items), strict=True)
         )
@@ -135,7 +135,8 @@ class SGD(Solver):
         entries, starts = self.blocks
         for shift in torch.randperm(P, generator=self.generator).tolist():
             if self.rotation is not None:
-                self.rotation.send_items(self._parameters(ITEM), shift)
+                # User group g meets item group (g + shift) mod P.
+                self.rotation.send_items(self._parameters(ITEM), self.rotation.owners.roll(shift))
 
             def run(group: int, shift: int = shift) -> None:
                 block = group * P + (group + shift) % P

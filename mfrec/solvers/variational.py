@@ -250,7 +250,7 @@ class VariationalBayes(Solver):
     def _parts_of_bound(self) -> Iterator[Tensor]:
         """Those of L that do not depend on α, () each in float64; the first is that of the ratings' weights."""
         weights, zero = self.ratings.weights, self.gammas[USER].new_zeros(())
-        yield zero if weights is None else 0.5 * ordered_sum(weights.double().log())
+        yield zero if weights is None else 0.5 * self.ratings.total(ordered_sum(weights.double().log()))
         yield zero if self.sessions is None else self.sessions.bound()
         for term, variances, precision in zip(self.terms, self.term_variances, self.precision, strict=True):
             columns = self.columns[term.entity]

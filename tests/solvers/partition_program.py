@@ -40,6 +40,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no-biases": ({"biases": False, "offset": "none"}, {}),
     "nonnegative": ({"nonnegative": True}, {}),
     "log-cosh": ({}, {"loss": LOSSES["log-cosh"]}),
+    "weights": ({}, {}),
 }
 
 
@@ -79,12 +80,14 @@ def outcome(solver: Solver, train: Ratings, valid: Ratings) -> dict[str, Any]:
     return {"parameters": parameters, "measured": {**measured, **values}, "rows": len(train)}
 
 
-def labelled_ratings() -> tuple[Ratings, Tensor]:
+def labelled_ratings(is_weighted: bool) -> tuple[Ratings, Tensor]:
     """Ratings, most of them of users and items from the same range, and the split of each.
 
     So a process does not need all rows.  A user has validation ratings only.
     """
     ratings = planted_ratings()[0].to(dtype=torch.float64)
+    if is_weighted:
+        ratings.weights = 0.5 + torch.rand(len(ratings), generator=torch.Generator().manual_seed(3)).double()
     ratings = ratings.select((ratings.users // 30 == ratings.items // 20) | (torch.arange(len(ratings)) % 40 == 0))
     return ratings, ((torch.arange(len(ratings)) % 7 == 0) | (ratings.users == 5)).to(torch.uint8)
 
@@ -92,25 +95,35 @@ def labelled_ratings() -> tuple[Ratings, Tensor]:
 def trained(processes: Processes | None) -> Mapping[str, dict[str, Any]]:
     """The outcome of every case, in one process or as one of several."""
     torch.set_num_threads(1)
-    ratings, labels = labelled_ratings()
-    if processes is None:
-        splits: Mapping[str, Ratings] = split_by_labels(ratings, labels)
-    else:
-        splits = partitioned_splits(ratings, labels, processes)
-    return {
-        name: outcome(built(case, variant, splits["train"]), splits["train"], splits["valid"])
-        for name, case, variant in cases()
-    }
+    splits = splits_by_weight(processes)
+    outcomes = {}
+    for name, case, variant in cases():
+        train, valid = splits[variant == "weights"]
+        outcomes[name] = outcome(built(case, variant, train), train, valid)
+    return outcomes
+
+
+def splits_by_weight(processes: Processes | None, partial_tables: bool = False) -> list[tuple[Ratings, Ratings]]:
+    """Training and validation ratings without weights, and with weights."""
+    splits: list[tuple[Ratings, Ratings]] = []
+    for is_weighted in (False, True):
+        labelled = labelled_ratings(is_weighted)
+        if processes is None:
+            parts: Mapping[str, Ratings] = split_by_labels(*labelled)
+        else:
+            parts = partitioned_splits(*labelled, processes, partial_tables=partial_tables)
+        splits.append((parts["train"], parts["valid"]))
+    return splits
 
 
 def trained_with_partial_tables(processes: Processes) -> Mapping[str, dict[str, Any]]:
     """The outcome of every case that supports partial tables, with the parameters of all rows in the first process."""
-    ratings, labels = labelled_ratings()
-    splits = partitioned_splits(ratings, labels, processes, partial_tables=True)
-    train, outcomes = splits["train"], {}
+    splits = splits_by_weight(processes, partial_tables=True)
+    outcomes: dict[str, dict[str, Any]] = {}
     for name, case, variant in cases():
         if "partial-tables" in SOLVERS[case.solver].supports:
-            result = outcome(built(case, variant, train), train, splits["valid"])
+            train, valid = splits[variant == "weights"]
+            result = outcome(built(case, variant, train), train, valid)
             complete = complete_state(result["parameters"], train)
             outcomes[name] = {**result, "held": train.n_users + train.n_items, "parameters": complete}
     return outcomes

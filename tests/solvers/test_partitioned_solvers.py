@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 
@@ -24,7 +25,7 @@ from mfrec.solvers.registry import SOLVERS
 NAMES = [name for name, _, _ in cases()]
 PARTIAL = [name for name, case, _ in cases() if "partial-tables" in SOLVERS[case.solver].supports]
 # Solvers whose sums have the same order in several processes: they end with the same bits.
-BITWISE = ("als", "sgd", "gd", "optim")
+BITWISE = ("als", "sgd", "block-sgd", "gd", "optim")
 
 
 @pytest.fixture(scope="module")
@@ -161,18 +162,12 @@ class OneOfTwo:
         return table
 
 
-@pytest.mark.parametrize("name", [name for name, spec in SOLVERS.items() if not spec.partitions])
-def test_a_solver_that_needs_all_ratings_refuses_a_part_and_names_those_that_do_not(name):
+def test_a_solver_that_needs_all_ratings_refuses_a_part_and_names_those_that_do_not():
     train = partitioned_splits(planted_ratings()[0], torch.zeros(4000, dtype=torch.uint8), OneOfTwo())["train"]
-    with pytest.raises(InputError, match=rf"^{name} must train in one process; in several, use sgd, gd, optim, "):
-        make_solver(name, make_model(train), train, Objective(0.1))
-
-
-def test_ratings_with_weights_are_refused():
-    ratings = planted_ratings()[0]
-    ratings.weights = torch.ones(len(ratings))
-    with pytest.raises(InputError, match="ratings with weights must be trained in one process"):
-        partitioned_splits(ratings, torch.zeros(len(ratings), dtype=torch.uint8), OneOfTwo())
+    spec = dataclasses.replace(SOLVERS["als"], partitions=False)
+    message = "^this solver must train in one process; in several, use sgd, block-sgd, gd, optim, quasi-newton, als, vb"
+    with pytest.raises(InputError, match=message):
+        spec(make_model(train), train, Objective(0.1))
 
 
 @pytest.mark.parametrize("n_parts", [1, 2, 5, 9])
