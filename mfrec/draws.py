@@ -36,7 +36,7 @@ BLOCK = 2**22
 
 def standard_normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draws from N(0, 1) with the dtype and device of `like`, made on the CPU, so that all devices draw alike."""
-    return _sent(torch.randn(tuple(shape), generator=generator, dtype=like.dtype), like.device)
+    return on_device(torch.randn(tuple(shape), generator=generator, dtype=like.dtype), like.device)
 
 
 def standard_gamma(shape: Tensor, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
@@ -49,10 +49,10 @@ def standard_gamma(shape: Tensor, generator: torch.Generator, device: torch.devi
     seed = int(torch.randint(2**62, (), generator=generator))
     numpy_generator = np.random.default_rng(seed)
     drawn = numpy_generator.standard_gamma(shape.cpu().numpy())
-    return _sent(torch.as_tensor(drawn, dtype=torch.float64), shape.device if device is None else device)
+    return on_device(torch.as_tensor(drawn, dtype=torch.float64), shape.device if device is None else device)
 
 
-def _sent(drawn: Tensor, device: torch.device) -> Tensor:
+def on_device(drawn: Tensor, device: torch.device) -> Tensor:
     """Draws on a device; from pinned memory the copy goes on while the CPU does."""
     return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device, non_blocking=True)
 
@@ -79,6 +79,21 @@ def counter_normals(seed: int, first: int, n: int, like: Tensor) -> Tensor:
     for start in range(0, n, BLOCK):
         end = min(start + BLOCK, n)
         out[start:end] = portable_normals(seed, torch.arange(first + start, first + end, device=like.device))
+    return out
+
+
+def counter_gammas(seed: int, positions: Tensor, shapes: Tensor) -> Tensor:
+    """(n,) float64 draws from Gamma(shape, 1), each a function of the seed, its position and its shape.
+
+    Args:
+        seed: from 0 to 2^62.
+        positions: (n,) int64 on the CPU, where the draws are made.
+        shapes: (n,) float64 of at least 1, likewise.
+    """
+    from mfrec.kernels.gammas import set_gammas  # numba is imported where a kernel runs
+
+    out = torch.empty(len(positions), dtype=torch.float64)
+    set_gammas(seed, positions.numpy(), shapes.numpy(), out.numpy())
     return out
 
 

@@ -42,6 +42,11 @@ def ordered_mean(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return ordered_sum(values, dtype) / values.numel()
 
 
+def column_totals(rows: Tensor) -> Tensor:
+    """(k,) the sum of each column of (n, k) numbers."""
+    return rows.sum(0) if rows.shape[1] > 1 else ordered_sum(rows)[None]
+
+
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch use this many threads in a block of code: one, where a library sums in the order of its threads."""

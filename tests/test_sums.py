@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mfrec.sums import BLOCK, COPIED, ordered_mean, ordered_sum
+from mfrec.sums import BLOCK, COPIED, column_totals, ordered_mean, ordered_sum
 
 
 @pytest.mark.parametrize("n", [0, 1, BLOCK, 2 * BLOCK - 1, 2 * BLOCK, 5 * BLOCK + 3, COPIED + BLOCK, 3 * COPIED + 1])
@@ -20,6 +20,15 @@ def test_a_sum_in_another_type_has_the_same_bits_on_any_number_of_threads(thread
     total = ordered_sum(values, torch.float64)
     torch.set_num_threads(1)
     assert torch.equal(total, ordered_sum(values, torch.float64))
+
+
+@pytest.mark.parametrize("k", [1, 2, 33])
+def test_sums_of_columns_are_those_of_torch_to_rounding_and_the_same_on_any_number_of_threads(k, threads):
+    table = torch.randn(5 * BLOCK + 3, k, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+    totals = column_totals(table)
+    torch.set_num_threads(1)
+    assert torch.equal(totals, column_totals(table))
+    torch.testing.assert_close(totals, table.sum(0))
 
 
 def test_a_sum_of_float32_can_be_added_up_in_float64():

@@ -87,6 +87,10 @@ class HeldRows:
         """The table, (n, …) contiguous, with the rows that other processes own; changed in place."""
         return self.processes.share(table, self.parts)
 
+    def sum_tables(self, table: Tensor) -> Tensor:
+        """The sum over the processes of their tables, (n, …), in which each has its part of the rows that it holds."""
+        return self.processes.total(table)
+
     def blocks(self, counts: Tensor) -> Sequence[Block]:
         """`BLOCKS` ranges of the owned rows with about as many ratings, from those of each held row, (n,)."""
         ranges = zip(*(_balanced_within(counts, part) for part in self.parts), strict=True)
@@ -160,6 +164,18 @@ class NeededRows(HeldRows):
         for arrival in self._all_at_once.start(table):
             arrival.wait()
         return table
+
+    def sum_tables(self, table: Tensor) -> Tensor:
+        # The parts of a row travel the way back that the row comes.
+        lists = self._all_at_once
+        sums = table.detach().clone().contiguous()
+        parts = sums.new_empty(len(lists.sent), *table.shape[1:])
+        leaving = sums.index_select(0, lists.received)
+        dist.all_to_all_single(parts, leaving, lists.sent_counts, lists.received_counts)
+        # One process after another, so that the order of the sums is fixed.
+        for rows, part in zip(lists.sent.split(lists.sent_counts), parts.split(lists.sent_counts), strict=True):
+            sums[rows] += part
+        return self.share(sums)
 
     @cached_property
     def _all_at_once(self) -> _SendLists:

@@ -97,6 +97,15 @@ class PartitionedRatings(Ratings):
         return None if users is None or items is None else (users, items)
 
     @property
+    def n_all(self) -> tuple[int, int]:
+        users, items = self.held
+        return users.n_all, items.n_all
+
+    def row_indices(self, entity: int) -> Tensor:
+        held = self.held[entity].indices
+        return super().row_indices(entity) if held is None else held.indices
+
+    @property
     def values_by_item(self) -> Tensor:
         return self.matrix.T.values
 
@@ -148,10 +157,28 @@ class PartitionedRatings(Ratings):
     def held_of(self, entity: int, table: Tensor) -> Tensor:
         return self.held[entity].of_all(table)
 
-    def row_sum(self, entity: int | None, values: Tensor) -> Tensor:
+    def row_sum(self, entity: int | None, table: Tensor, add_up: Callable[[Tensor], Tensor] = ordered_sum) -> Tensor:
         if entity is None or self.held[entity].indices is None:
-            return ordered_sum(values)
-        return self.total(ordered_sum(values[self.held[entity].owned]))
+            return add_up(table)
+        total = self.total(add_up(table[self.held[entity].owned]))
+        if not table.requires_grad:
+            return total
+        # The gradient is in all rows that this process holds: each process that holds a row steps it alike.
+        part = add_up(table)
+        return total + (part - part.detach())
+
+    def sum_tables(self, entity: int, table: Tensor) -> Tensor:
+        return self.held[entity].sum_tables(table)
+
+    def rows_at(self, entity: int, table: Tensor, indices: Tensor) -> Tensor:
+        held = self.held[entity]
+        if held.indices is None:
+            return table[indices]
+        places = indices - held.parts[self.processes.index].start + held.owned.start
+        is_owned = (places >= held.owned.start) & (places < held.owned.stop)
+        rows = table.new_zeros(len(indices), *table.shape[1:])
+        rows[is_owned] = table[places[is_owned]]
+        return self.total(rows)
 
     def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
         held = self.held[entity]
@@ -173,7 +200,8 @@ class PartitionedRatings(Ratings):
     def pairs_at(self, positions: Tensor) -> Tensor:
         places = positions - self.first_entries[0]
         is_here = (places >= 0) & (places < len(self))
-        pairs = super().pairs_at(places[is_here])
+        users, items = super().pairs_at(places[is_here])
+        pairs = torch.stack([self.row_indices(0)[users.cpu()], self.row_indices(1)[items.cpu()]]).to(positions.device)
         filled = pairs.new_zeros(2, len(positions))
         filled[:, is_here] = pairs
         return self.total(filled)

@@ -190,6 +190,15 @@ class Ratings:
         return None
 
     @property
+    def n_all(self) -> tuple[int, int]:
+        """The numbers of all users and of all items; tables have fewer rows if there are `held_rows`."""
+        return self.matrix.shape
+
+    def row_indices(self, entity: int) -> Tensor:
+        """(n_rows,) int64, on the CPU, the index of each row of a table among all users or items."""
+        return torch.arange(self.matrix.shape[entity])
+
+    @property
     def values_by_item(self) -> Tensor:
         """(n_ratings,) the ratings in the order of the items."""
         return self.values.index_select(0, self.pattern.transpose_order)
@@ -223,13 +232,22 @@ class Ratings:
         """The rows of `held_rows`, of a table with all rows of users or items."""
         return table
 
-    def row_sum(self, entity: int | None, values: Tensor) -> Tensor:
-        """() the sum of a table, (n_rows, …), with each row of users or items counted once among the processes.
+    def row_sum(self, entity: int | None, table: Tensor, add_up: Callable[[Tensor], Tensor] = ordered_sum) -> Tensor:
+        """The sum of a table, (n_rows, …), with each row of users or items counted once among the processes.
 
         Args:
             entity: None if the table's rows are neither users nor items.
+            add_up: the sum of the rows of a table, by default () of all its numbers.
         """
-        return ordered_sum(values)
+        return add_up(table)
+
+    def sum_tables(self, entity: int, table: Tensor) -> Tensor:
+        """The sum over the processes of their tables, (n_rows, …), in which each has its part of every row."""
+        return table
+
+    def rows_at(self, entity: int, table: Tensor, indices: Tensor) -> Tensor:
+        """(n, …) the rows of a table at indices, (n,), among all users or items."""
+        return table[indices]
 
     def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
         """(k,) the mean of a table's rows, (n_rows, k), at which a mask, (n_rows,) bool, is True in any process."""

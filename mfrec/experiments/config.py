@@ -122,7 +122,7 @@ class FitConfig(Options):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto uses a GPU if there is one and the solver can."""
     partial_tables: bool = False
-    """In several processes, let each one hold only the users and items that its ratings have (als and gd)."""
+    """In several processes, let each hold only the users and items that it needs; for gd, optim, als, vb and gibbs."""
 
 
 @dataclass(frozen=True)

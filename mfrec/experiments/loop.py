@@ -16,7 +16,7 @@ from mfrec.errors import InputError, OptionError
 from mfrec.evaluation.monitors import Monitor, evaluate_monitored, monitor
 from mfrec.experiments.loggers import Logger
 from mfrec.model.entity import entity_of
-from mfrec.model.partial_state import complete_state
+from mfrec.model.partial_state import TableMap, gathering, map_model_state
 from mfrec.posteriors.predictive import predictive_model
 from mfrec.solvers.base import Solver
 
@@ -146,13 +146,27 @@ def checkpoint(solver: Solver, progress: Progress) -> dict[str, Any]:
     Returns:
         {"model", "solver", "posterior", "progress"}.  Tensors that occur in several of them are saved once.
     """
-    best = complete_state(progress.best_model, solver.ratings)
+    gather, posterior = gathering(solver.ratings), solver.inference()
     return {
-        "model": complete_state(solver.model.state_dict(), solver.ratings),
-        "solver": solver.state_dict(),
-        "posterior": solver.inference().state_dict(),
-        "progress": {**vars(progress), "best_model": best},
+        **solver_state(solver, gather),
+        "posterior": posterior.map_tables(posterior.state_dict(), gather),
+        "progress": {**vars(progress), "best_model": map_model_state(progress.best_model, gather)},
     }
+
+
+def solver_state(solver: Solver, gather: TableMap) -> dict[str, Any]:
+    """{"model", "solver"}: the states of a solver and of its model, with tables of all rows."""
+    return {
+        "model": map_model_state(solver.model.state_dict(), gather),
+        "solver": solver.map_tables(solver.state_dict(), gather),
+    }
+
+
+def load_solver_state(solver: Solver, state: Mapping[str, Any]) -> None:
+    """Bring a solver and its model to a `solver_state`; with partial tables, they take the rows that they hold."""
+    held_of = solver.ratings.held_of
+    solver.model.load_state_dict(map_model_state(state["model"], held_of))
+    solver.load_state_dict(solver.map_tables(state["solver"], held_of))
 
 
 def out_of_patience(progress: Progress, patience: int | None) -> bool:

@@ -32,9 +32,9 @@ from mfrec.data.splits import TRAIN
 from mfrec.errors import InputError, OptionError
 from mfrec.experiments.building import build_trained_model, refit_labels, restore_posterior
 from mfrec.experiments.config import ExperimentConfig, config_from
-from mfrec.experiments.loop import Progress
+from mfrec.experiments.loop import Progress, load_solver_state
 from mfrec.inference.trained_model import TrainedModel
-from mfrec.model.partial_state import held_state
+from mfrec.model.partial_state import map_model_state
 from mfrec.solvers.base import Solver
 
 FORMAT = 7
@@ -184,10 +184,9 @@ class Run:
             InputError: the checkpoint does not fit the solver or the model.
         """
         try:
-            solver.model.load_state_dict(held_state(state["model"], solver.ratings))
-            solver.load_state_dict(state["solver"])
+            load_solver_state(solver, state)
             progress = Progress(**state["progress"])
-            progress.best_model = held_state(progress.best_model, solver.ratings)
+            progress.best_model = map_model_state(progress.best_model, solver.ratings.held_of)
             return progress
         except MISFITS as error:
             raise self._misfit(CHECKPOINT, error) from error

@@ -25,11 +25,11 @@ from mfrec.experiments.building import build_solver, refit_labels, training_devi
 from mfrec.experiments.config import ExperimentConfig
 from mfrec.experiments.interrupts import Interrupts
 from mfrec.experiments.loggers import Logger, open_loggers
-from mfrec.experiments.loop import Epoch, Progress, fit, never, out_of_patience
+from mfrec.experiments.loop import Epoch, Progress, fit, load_solver_state, never, out_of_patience, solver_state
 from mfrec.experiments.resuming import MAY_CHANGE, require_work, with_changes
 from mfrec.experiments.run import Run
 from mfrec.experiments.run_log import log_results, log_settings
-from mfrec.model.partial_state import complete_state
+from mfrec.model.partial_state import gathering
 from mfrec.posteriors.predictive import predictive_model
 from mfrec.processes import Processes
 
@@ -241,12 +241,13 @@ class Session:
             return self._finish(loggers)
         # The first process alone measures the final model, on all ratings, as if it had trained alone.
         metrics: dict[str, Any] = {}
-        train, model = self.splits["train"], complete_state(self.solver.model.state_dict(), self.splits["train"])
+        train = self.splits["train"]
+        state = None if train.held_rows is None else solver_state(self.solver, gathering(train))
         if self.is_first:
             self.splits = self._splits(None)
-            if train.held_rows is not None:
+            if state is not None:
                 self.solver = build_solver(self.config, self.dataset, self.splits["train"])
-                self.solver.model.load_state_dict(model)
+                load_solver_state(self.solver, state)
             metrics = self._finish(loggers)
         return self.processes.from_first(metrics)
 

@@ -55,25 +55,42 @@ def standard_normals(seed: Any, first: int, n: int, out: Array, uniforms: Array,
         tails: (n + 1,) or more int64, for the numbers in the tails.
     """
     for e in range(n):
-        number = seed + np.uint64(first + e) * INCREMENT
-        number = (number ^ (number >> FIRST_SHIFT)) * FIRST_MULTIPLIER
-        number = (number ^ (number >> SECOND_SHIFT)) * SECOND_MULTIPLIER
-        number = number ^ (number >> THIRD_SHIFT)
-        # In (−½, ½), symmetric and without its ends.
-        uniforms[e] = (np.float64(np.int64(number >> TO_52_BITS)) + 0.5) * 2.0**-52 - 0.5
+        uniforms[e] = uniform_at(seed, first + e)
     n_tails = 0
     for e in range(n):
-        q = uniforms[e]
-        r = q * q
-        top = ((-3.969683028665376e01 * r + 2.209460984245205e02) * r - 2.759285104469687e02) * r + 1.383577518672690e02
-        top = (top * r - 3.066479806614716e01) * r + 2.506628277459239
-        low = ((-5.447609879822406e01 * r + 1.615858368580409e02) * r - 1.556989798598866e02) * r + 6.680131188771972e01
-        out[e] = q * top / ((low * r - 1.328068155288572e01) * r + 1)
+        out[e] = middle_normal(uniforms[e])
     for e in range(n):
         tails[n_tails] = e
         n_tails += abs(uniforms[e]) > 0.5 - TAIL
     for i in range(n_tails):
         out[tails[i]] = tail_normal(uniforms[tails[i]])
+
+
+@kernel
+def normal_at(seed: Any, position: int) -> float:
+    """The normal number of a position."""
+    q = uniform_at(seed, position)
+    return tail_normal(q) if abs(q) > 0.5 - TAIL else middle_normal(q)
+
+
+@kernel
+def uniform_at(seed: Any, position: int) -> float:
+    """The uniform number of a position, less ½: in (−½, ½), symmetric and without its ends."""
+    number = seed + np.uint64(position) * INCREMENT
+    number = (number ^ (number >> FIRST_SHIFT)) * FIRST_MULTIPLIER
+    number = (number ^ (number >> SECOND_SHIFT)) * SECOND_MULTIPLIER
+    number = number ^ (number >> THIRD_SHIFT)
+    return float((np.float64(np.int64(number >> TO_52_BITS)) + 0.5) * 2.0**-52 - 0.5)
+
+
+@kernel
+def middle_normal(q: float) -> float:
+    """The normal number with the probability ½ + q below it, between the tails."""
+    r = q * q
+    top = ((-3.969683028665376e01 * r + 2.209460984245205e02) * r - 2.759285104469687e02) * r + 1.383577518672690e02
+    top = (top * r - 3.066479806614716e01) * r + 2.506628277459239
+    low = ((-5.447609879822406e01 * r + 1.615858368580409e02) * r - 1.556989798598866e02) * r + 6.680131188771972e01
+    return q * top / ((low * r - 1.328068155288572e01) * r + 1)
 
 
 @kernel

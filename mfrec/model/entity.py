@@ -90,6 +90,11 @@ class Term(NamedTuple):
     bias: str | None
     columns: dict[str, slice]
 
+    @property
+    def row_entity(self) -> int | None:
+        """The entity whose rows are those of W̃; None if W̃ has a row for each feature."""
+        return self.entity if self.features is None else None
+
     def product(self, weights: Tensor) -> Tensor:
         """F W̃, (n_rows, k); differentiable."""
         if self.features is None:

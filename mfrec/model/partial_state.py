@@ -1,32 +1,46 @@
-"""The state of a model that holds some rows: from and to that of the model of all rows, which checkpoints have."""
+"""States whose tables have some rows, from and to the states with all rows that checkpoints have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from mfrec.data.ratings import Ratings
 from mfrec.model.entity import ITEM, entity_of
 
-
-def complete_state(state: Mapping[str, Tensor], ratings: Ratings) -> dict[str, Tensor]:
-    """The state of the model of all rows, from the states of all processes; those but the first lack tables in it."""
-    complete = {}
-    for name, table in state.items():
-        entity = _entity_of(name, table)
-        rows = table if entity is None else ratings.complete(entity, table)
-        if rows is not None:
-            complete[name] = rows
-    return complete
+# Makes another table, or None, of an entity's table, (n_rows, …).
+TableMap = Callable[[int, Tensor], Any]
 
 
-def held_state(state: Mapping[str, Tensor], ratings: Ratings) -> dict[str, Tensor]:
-    """The state of the model of this process, from that of the model of all rows."""
+def map_model_state(state: Mapping[str, Tensor], change: TableMap) -> dict[str, Any]:
+    """The state of a model without features, with each table of users' or items' rows changed."""
     return {
-        name: table if (entity := _entity_of(name, table)) is None else ratings.held_of(entity, table)
+        name: table if (entity := _entity_of(name, table)) is None else change(entity, table)
         for name, table in state.items()
     }
+
+
+def map_pair(tables: Sequence[Tensor], change: TableMap) -> list[Any]:
+    """A table of users' and one of items' rows, changed."""
+    return [change(entity, table) for entity, table in enumerate(tables)]
+
+
+def gathering(ratings: Ratings) -> TableMap:
+    """Makes tables of all rows of the tables of all processes; those but the first may get None.
+
+    A table that occurs several times is gathered once.
+    """
+    gathered: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def gather(entity: int, table: Tensor) -> Tensor | None:
+        if id(table) not in gathered:
+            # A table that is kept cannot give its identity to another.
+            gathered[id(table)] = table, ratings.complete(entity, table)
+        return gathered[id(table)][1]
+
+    return gather
 
 
 def _entity_of(name: str, table: Tensor) -> int | None:

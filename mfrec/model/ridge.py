@@ -140,8 +140,9 @@ def ridge_problem(
 
     Args:
         view: the ratings in the order of the term's entity.
-        ridge, rhs_shift: as in `RidgeProblem`, for all rows.
+        ridge: as in `RidgeProblem`, for all rows.
         perturbation: (n_entries,) added to the residuals.
+        rhs_shift: as in `RidgeProblem`, for the rows of the view.
         variances: (n_cols, k) v of the partners.
     """
     factors = model.augmented_factors()
@@ -151,8 +152,8 @@ def ridge_problem(
     spread = None if variances is None else (view.sums(variances), rows)
     if term.features is not None:
         return RidgeProblem(view, residuals, model.weights(term), partners, ridge, term.features, rhs_shift, spread)
-    ridge, rhs_shift = view.of_rows(ridge), None if rhs_shift is None else view.of_rows(rhs_shift)
-    return RidgeProblem(view, residuals, view.of_rows(model.weights(term)), partners, ridge, None, rhs_shift, spread)
+    weights, ridge = view.of_rows(model.weights(term)), view.of_rows(ridge)
+    return RidgeProblem(view, residuals, weights, partners, ridge, None, rhs_shift, spread)
 
 
 def minimize(
@@ -174,7 +175,8 @@ def minimize(
 
     Args:
         view: the ratings in the order of the term's entity.
-        ridge, rhs_shift: as in `RidgeProblem`, for all rows.
+        ridge: as in `RidgeProblem`, for all rows.
+        rhs_shift: as in `RidgeProblem`, for the rows of the view.
         variances: (n_cols, k) v of the partners; V, its weighted sum over a row's ratings, penalizes the row.
         noise_std: each target is perturbed by a draw from N(0, noise_std² / weight).
         seed: of the noise of each rating, which is a function of the seed and of the rating's position, on all devices.
@@ -225,7 +227,7 @@ def _minimize_rows(
         partners=array_of(factors[1 - term.entity]),
         variances=array_of(no_rows if variances is None else variances),
         ridge=array_of(view.of_rows(ridge).expand(-1, start.shape[1])),
-        rhs_shift=array_of(no_rows if rhs_shift is None else view.of_rows(rhs_shift)),
+        rhs_shift=array_of(no_rows if rhs_shift is None else rhs_shift),
         free=array_of(view.free[0]),
         tiny=scalar(limits.tiny),
         eps=scalar(limits.eps),

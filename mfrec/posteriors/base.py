@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from mfrec.model.factorization import MatrixFactorization
     from mfrec.model.objective import Objective
+    from mfrec.model.partial_state import TableMap
     from mfrec.posteriors.new_rows import Conditional, NewRows, SolvedRows
 
 # Nine ratings in ten are within this many standard deviations of their predictions: the normal's quantile of 0.95.
@@ -152,6 +153,10 @@ class Posterior(ABC):
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """The state besides the model, with "kind": tensors, numbers, strings, dicts and lists."""
+
+    def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
+        """A `state_dict()` with change(entity, table) in place of each table of users' or items' rows, (n_rows, …)."""
+        return dict(state)
 
     @classmethod
     @abstractmethod

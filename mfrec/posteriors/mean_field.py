@@ -23,6 +23,7 @@ from mfrec.draws import standard_normal
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.model.pair_products import pair_dots
+from mfrec.model.partial_state import TableMap, map_pair
 from mfrec.model.session_biases import SessionBiases
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, Posterior, without_features
 from mfrec.posteriors.new_rows import Conditional, NewRows, RowStatistics, SolvedRows
@@ -160,6 +161,9 @@ class MeanFieldPosterior(Posterior):
             "feature_variances": [dict(blocks) for blocks in self.feature_variances],
             "sessions": None if self.sessions is None else self.sessions.state_dict(),
         }
+
+    def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
+        return {**state, **{name: map_pair(state[name], change) for name in ("variances", "precision_scales")}}
 
     @classmethod
     def from_state(

@@ -10,14 +10,16 @@ this product in common, so the factors are cut to its largest singular values as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mfrec.data.ratings import Ratings
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.partial_state import TableMap, map_pair
 from mfrec.posteriors.base import without_features
 from mfrec.sums import torch_threads
 
@@ -33,6 +35,7 @@ class ProductMean:
 
     Args:
         model: the model whose rank, biases, offset and rating range the mean shares.
+        ratings: the training ratings, if several processes may have the model's rows.
 
     Attributes:
         n: the number of products added.
@@ -41,8 +44,8 @@ class ProductMean:
         session_sum: Σ_s of the session biases, (n_sessions, 1); None without sessions.
     """
 
-    def __init__(self, model: MatrixFactorization) -> None:
-        self.model, self.n = model, 0
+    def __init__(self, model: MatrixFactorization, ratings: Ratings | None = None) -> None:
+        self.model, self.ratings, self.n = model, ratings, 0
         sizes = model.n_users, model.n_items
         self.sums = [torch.zeros(n, 0, dtype=model.dtype, device=model.device) for n in sizes]
         self.bias_sums = [torch.zeros(n, dtype=model.dtype, device=model.device) for n in sizes]
@@ -59,7 +62,10 @@ class ProductMean:
             if self.model.biases:
                 self.bias_sums[entity] += factors[:, k + entity]
         if self.sums[USER].shape[1] >= (MEAN_RANKS + BUFFERED) * k:
-            self.sums = list(truncated(self.sums[USER], self.sums[ITEM], MEAN_RANKS * k))
+            grams = None
+            if self.ratings is not None:
+                grams = [self.ratings.row_sum(entity, rows, gram) for entity, rows in enumerate(self.sums)]
+            self.sums = list(truncated(self.sums[USER], self.sums[ITEM], MEAN_RANKS * k, grams))
 
     def mean_model(self) -> MatrixFactorization:
         """The model without features, of several times the rank, that predicts the mean of at least one product."""
@@ -80,6 +86,10 @@ class ProductMean:
             "session_sum": None if self.session_sum is None else self.session_sum.clone(),
         }
 
+    def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
+        """A `state_dict()` with each table of users' or items' rows changed."""
+        return {**state, **{name: map_pair(state[name], change) for name in ("sums", "bias_sums")}}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict()`, on the model's device."""
         self.n = state["n"]
@@ -90,7 +100,7 @@ class ProductMean:
             self.session_sum = state["session_sum"].to(self.model.device)
 
 
-def truncated(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def truncated(left: Tensor, right: Tensor, rank: int, grams: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Factors of at most `rank` columns whose product is left rightᵀ, (n, m), cut to its largest singular values.
 
     With L and R for left and right, RᵀR = V D Vᵀ, H = V √D and Hᵀ (LᵀL) H = W Σ² Wᵀ,
@@ -100,23 +110,27 @@ def truncated(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     where the columns of the second factor are orthonormal, and those of the first orthogonal and of lengths Σ: this is
     the singular value decomposition.  Only matrices of the number of columns are decomposed.  Before the cut the
     product is exact for any D and W, so that their rounding only affects which columns are cut.
+
+    Args:
+        grams: LᵀL and RᵀR, if L and R have more rows than those of left and right.
     """
+    left_gram, right_gram = (gram(left), gram(right)) if grams is None else grams
     eps = torch.finfo(left.dtype).eps
-    D, V = _eigenvectors(_gram(right), eps)
+    D, V = _eigenvectors(right_gram, eps)
     H = V * D.sqrt()
-    squares, W = _eigenvectors(H.mT @ _gram(left) @ H, eps**2)
+    squares, W = _eigenvectors(H.mT @ left_gram @ H, eps**2)
     squares, W = squares[-rank:], W[:, -rank:]
     # Both factors get half of each singular value.
     root = squares**0.25
     return left @ (H @ W / root).to(left), right @ ((V / D.sqrt()) @ W * root).to(right)
 
 
-def _gram(rows: Tensor) -> Tensor:
+def gram(rows: Tensor) -> Tensor:
     """(k, k) float64 the products of all columns of rows, (n, k)."""
-    gram = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+    products = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
     for block in rows.split(GRAM_ROWS):
-        gram += block.mT @ block
-    return gram
+        products += block.mT @ block
+    return products
 
 
 def _eigenvectors(matrix: Tensor, eps: float) -> tuple[Tensor, Tensor]:

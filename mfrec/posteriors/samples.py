@@ -12,12 +12,14 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from mfrec.data.ratings import Ratings
 from mfrec.draws import standard_gamma, standard_normal
 from mfrec.errors import InputError
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.objective import Objective
 from mfrec.model.pair_products import pair_dots
+from mfrec.model.partial_state import TableMap, map_model_state, map_pair
 from mfrec.model.session_biases import SESSION_BIAS, SessionBiases, prior_variances
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, Posterior, without_features
 from mfrec.posteriors.new_rows import Conditional, NewRows, RowStatistics, SolvedRows
@@ -66,6 +68,7 @@ class PosteriorSamples(Posterior):
         max_draws: how many draws to keep; when full, every second draw is dropped and the stride doubles.
         homoscedastic: whether τ is 1 for all users and items.
         session_freedom: ν of the prior of session biases; None for a Gaussian.
+        ratings: the training ratings, if several processes may have the model's rows.
     """
 
     kind: ClassVar[str] = "samples"
@@ -76,10 +79,12 @@ class PosteriorSamples(Posterior):
         max_draws: int,
         homoscedastic: bool = False,
         session_freedom: float | None = None,
+        *,
+        ratings: Ratings | None = None,
     ) -> None:
         self.model, self.max_draws, self.homoscedastic = model, max_draws, homoscedastic
         self.session_freedom = session_freedom
-        self.mean, self.stride = ProductMean(model), 1
+        self.mean, self.stride = ProductMean(model, ratings), 1
         self.draws: list[Draw] = []
 
     @torch.no_grad()
@@ -255,6 +260,17 @@ class PosteriorSamples(Posterior):
             "draws": [draw._asdict() for draw in self.draws],
             "mean": self.mean.state_dict(),
         }
+
+    def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
+        draws = [
+            {
+                **draw,
+                "parameters": map_model_state(draw["parameters"], change),
+                "precision_scales": map_pair(draw["precision_scales"], change),
+            }
+            for draw in state["draws"]
+        ]
+        return {**state, "draws": draws, "mean": self.mean.map_tables(state["mean"], change)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict()`, on the model's device; `max_draws` stays as it is."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mfrec.data.ratings import Ratings
     from mfrec.model.factorization import MatrixFactorization
     from mfrec.model.objective import Objective
+    from mfrec.model.partial_state import TableMap
     from mfrec.posteriors.base import Posterior
 
 Capability = Literal["features", "non-negative", "losses", "sessions", "partial-tables"]
@@ -102,6 +103,13 @@ class Solver:
     def state_dict(self) -> dict[str, Any]:
         """The state, besides the model, that the next epochs depend on: tensors, numbers, strings, dicts and lists."""
         return {}
+
+    def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
+        """A `state_dict()` with change(entity, table) in place of each table of users' or items' rows, (n_rows, …).
+
+        For solvers that support partial tables, whose checkpoints have all rows.
+        """
+        return dict(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly as the solver that returned this state would have, to the same bits."""

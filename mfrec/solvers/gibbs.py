@@ -37,15 +37,18 @@ different starts explore more of the posterior.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mfrec.data.ratings import Ratings
 from mfrec.errors import OptionError
-from mfrec.model.entity import ITEM, USER
+from mfrec.model.entity import ITEM, USER, initial_factors
 from mfrec.model.factorization import MatrixFactorization
+from mfrec.model.partial_state import TableMap, map_model_state
 from mfrec.posteriors.ordinal_samples import OrdinalSamples, random_pairs
 from mfrec.posteriors.samples import PosteriorSamples
 from mfrec.solvers.base import Solver
@@ -83,7 +86,7 @@ class Gibbs(Solver):
         for _ in range(1, options.chains):
             seed = int(torch.randint(2**62, (), generator=self.generator))
             generator = torch.Generator().manual_seed(seed)
-            self.chains.append(kind(_restarted(self.model, generator), self.ratings, options, generator))
+            self.chains.append(kind(_restarted(self.model, self.ratings, generator), self.ratings, options, generator))
         self.samples = self._empty_samples()
         self.traces = Traces()
         self.epochs = 0
@@ -92,7 +95,7 @@ class Gibbs(Solver):
         options, chain = self.options, self.chains[0]
         arguments = self.model, options.samples, options.homoscedastic, options.freedom()
         if not isinstance(chain, OrdinalChain):
-            return PosteriorSamples(*arguments)
+            return PosteriorSamples(*arguments, ratings=self.ratings)
         latents = chain.latents
         return OrdinalSamples(*arguments, levels=latents.levels, cutpoints=latents.cutpoints, pairs=self._pairs)
 
@@ -141,6 +144,16 @@ class Gibbs(Solver):
             "traces": self.traces.state_dict(),
         }
 
+    def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
+        return {
+            **state,
+            "chains": [
+                chain.map_tables(saved, change) for chain, saved in zip(self.chains, state["chains"], strict=True)
+            ],
+            "models": [map_model_state(model, change) for model in state["models"]],
+            "samples": self.samples.map_tables(state["samples"], change),
+        }
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs = state["epochs"]
         for chain, model in zip(self.chains[1:], state["models"], strict=True):
@@ -151,7 +164,7 @@ class Gibbs(Solver):
         self.traces.load_state_dict(state["traces"])
 
 
-def _restarted(model: MatrixFactorization, generator: torch.Generator) -> MatrixFactorization:
+def _restarted(model: MatrixFactorization, ratings: Ratings, generator: torch.Generator) -> MatrixFactorization:
     """The model with other initial factors of the same size and random signs."""
     features = [{name: block.features for name, block in entity.feature_blocks.items()} for entity in model.entities]
     sessions = None if model.sessions is None else model.sessions.sessions
@@ -159,9 +172,10 @@ def _restarted(model: MatrixFactorization, generator: torch.Generator) -> Matrix
         model.state_dict(), user_features=features[USER], item_features=features[ITEM], sessions=sessions
     )
     with torch.no_grad():
-        for entity in copied.entities:
+        for entity, held in zip(copied.entities, ratings.held_rows or (None, None), strict=True):
             if entity.factors is not None:
                 weight = entity.factors.weight
-                signs = 1 - 2 * torch.randint(2, weight.shape, generator=generator).to(weight)
-                weight.mul_(signs)
+                draw = partial(initial_factors, "small-normal", nonnegative=False, generator=generator)
+                normals = draw(len(weight), rank=model.rank, dtype=weight.dtype, held=held)
+                weight.mul_(normals.sign().to(weight))
     return copied

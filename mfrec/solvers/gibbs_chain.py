@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from mfrec.data.ratings import Ratings
-from mfrec.draws import standard_gamma, standard_normal
+from mfrec.draws import counter_gammas, counter_normals, on_device, standard_gamma, standard_normal
 from mfrec.model.entity import ITEM, USER, Term
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.offsets import offset_at
+from mfrec.model.partial_state import TableMap, map_pair
 from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, reweighted, solve_rows
 from mfrec.model.ridge import minimize
 from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
@@ -23,7 +24,7 @@ from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, PRIOR_RATE, PRIOR_SHAPE
 from mfrec.posteriors.session_draws import SessionDraws
 from mfrec.solvers.registry import GibbsOptions
 from mfrec.sparse import sddmm
-from mfrec.sums import ordered_sum
+from mfrec.sums import column_totals
 
 
 class Chain:
@@ -59,9 +60,10 @@ class Chain:
             (torch.full_like(free[0], 50 / std), torch.zeros_like(free[0]))
             for free in (self.views[term.entity].free for term in self.terms)
         ]
-        # Gammas are drawn on the CPU, where their shapes stay.
+        # Draws of rows belong to their indices among all rows.  Gammas are drawn on the CPU, where their shapes stay.
+        self.indices = [ratings.row_indices(entity) for entity in (USER, ITEM)]
         counts = ratings.user_counts, ratings.item_counts
-        self.shapes = [PRECISION_SCALE_SHAPE + 0.5 * n.cpu().double()[:, None] for n in counts]
+        self.shapes = [PRECISION_SCALE_SHAPE + 0.5 * n.cpu().double() for n in counts]
         self.sessions: SessionDraws | None = None
         if model.sessions is not None:
             self.sessions = SessionDraws(model.sessions, ratings, options.freedom(), std)
@@ -82,7 +84,10 @@ class Chain:
         for n, term in enumerate(self.terms):
             self._draw_weights(term, *self.priors[n])
             weights = self.model.weights(term)
-            self.priors[n] = self._draw_prior(weights) if term.features is None else self._draw_precision(weights)
+            if term.features is None:
+                self.priors[n] = self._draw_prior(term.entity, weights)
+            else:
+                self.priors[n] = self._draw_precision(weights)
         if self.sessions is not None:
             self._draw_sessions(self.sessions)
 
@@ -104,36 +109,52 @@ class Chain:
         return view.weighted(torch.ones_like(view.targets))
 
     def traced(self, users: Tensor, items: Tensor) -> Tensor:
-        """(n,) the numbers by which chains are compared: the scores of pairs of users and items, (n,) indices each."""
-        scores: Tensor = self.model(users, items)
-        return scores
+        """(n,) the numbers by which chains are compared: the products of pairs of users and items, (n,) indices each.
+
+        Indices are those among all users and items.
+        """
+        pairs = zip((USER, ITEM), self.model.augmented_factors(), (users, items), strict=True)
+        rows, partners = (self.ratings.rows_at(*pair) for pair in pairs)
+        products: Tensor = (rows * partners).sum(1)
+        return products
 
     def _draw_weights(self, term: Term, precision: Tensor, mean: Tensor) -> None:
         ridge = precision / self.alpha
-        rhs_shift = ridge * (mean + self._normal(self.model.weights(term).shape) * precision.rsqrt())
         steps = self.options.cg_steps if term.features is None else self.options.feature_steps
-        seed = int(torch.randint(2**62, (), generator=self.generator))
+        prior_seed, noise_seed = self._seed(), self._seed()
 
         def solve(view: RatingsView) -> tuple[Tensor, ...]:
+            start = view.of_rows(self.model.weights(term))
+            first = 0 if view.rows is None else self._first_index(term.entity, view.rows)
+            normals = counter_normals(prior_seed, first * start.shape[1], start.numel(), start).view_as(start)
+            # Λ/α (m + η), with η = z / √λ.
+            rhs_shift = torch.addcmul(ridge * mean, normals, ridge * precision.rsqrt())
             regression = self.model, term, view, ridge[None], steps
             # Without the diagonal, so that it does not travel between processes.
-            return minimize(*regression, rhs_shift=rhs_shift, noise_std=self.alpha**-0.5, seed=seed)[:1]
+            return minimize(*regression, rhs_shift=rhs_shift, noise_std=self.alpha**-0.5, seed=noise_seed)[:1]
 
         (weights,) = solve_rows(self.ratings, term.entity, self.views[term.entity], solve)
         self.model.assign(term, weights)
+
+    def _first_index(self, entity: int, rows: slice) -> int:
+        """The index, among all rows, of the first of the rows of a range that this process owns."""
+        indices = self.indices[entity][rows]
+        return int(indices[0]) if len(indices) else 0
 
     def _draw_noise(self) -> None:
         """Draw α and, unless homoscedastic, τ of each user and item; they change the weights of the ratings."""
         ratings, tau = self.ratings, self.precision_scales
         squares = squared_errors(self.views[USER], *self.model.augmented_factors())
         sums = ratings.share(USER, row_sums(ratings.pattern, squares, tau[ITEM]))
-        self.alpha = self._draw_alpha(ordered_sum(sums * tau[USER].double()))
+        self.alpha = self._draw_alpha(ratings.row_sum(USER, sums * tau[USER].double()))
         if self.options.homoscedastic:
             return
         for entity, shape in enumerate(self.shapes):
             if entity == ITEM:
-                sums = ratings.total(column_sums(ratings.pattern, squares, tau[USER]))
-            tau[entity] = self._gamma(shape, PRECISION_SCALE_SHAPE + 0.5 * self.alpha * sums).to(squares.dtype)
+                sums = ratings.sum_tables(ITEM, column_sums(ratings.pattern, squares, tau[USER]))
+            drawn = on_device(counter_gammas(self._seed(), self.indices[entity], shape), sums.device)
+            rate = PRECISION_SCALE_SHAPE + 0.5 * self.alpha * sums
+            tau[entity] = (drawn[:, None] / rate).to(squares.dtype)
         self.views = reweighted(self.views, tau)
 
     def _draw_alpha(self, squares: Tensor) -> float:
@@ -142,11 +163,11 @@ class Chain:
         # The only time in a sweep that a GPU is waited for.
         return float(self._gamma(shape, PRIOR_RATE + 0.5 * squares.cpu()))
 
-    def _draw_prior(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw_prior(self, entity: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(λ, m), each (k,), of an entity's own rows."""
-        rows = rows.double()
-        n, mean = len(rows), rows.mean(0)
-        squares = (rows - mean).square().sum(0) + n / (n + 1) * mean.square()
+        rows, n = rows.double(), self.ratings.n_all[entity]
+        mean = self.ratings.row_sum(entity, rows, column_totals) / n
+        squares = self.ratings.row_sum(entity, (rows - mean).square(), column_totals) + n / (n + 1) * mean.square()
         shape = torch.full(mean.shape, PRIOR_SHAPE + 0.5 * n, dtype=torch.float64)
         precision = self._gamma(shape, PRIOR_RATE + 0.5 * squares)
         drawn = n / (n + 1) * mean + self._normal(mean.shape).double() / ((n + 1) * precision).sqrt()
@@ -157,6 +178,9 @@ class Chain:
         squares = weights.double().square().sum(0)
         shape = torch.full(squares.shape, PRIOR_SHAPE + 0.5 * len(weights), dtype=torch.float64)
         return self._gamma(shape, PRIOR_RATE + 0.5 * squares).to(weights.dtype), torch.zeros_like(weights[0])
+
+    def _seed(self) -> int:
+        return int(torch.randint(2**62, (), generator=self.generator))
 
     def _gamma(self, shape: Tensor, rate: Tensor) -> Tensor:
         """A draw from Gamma(shape, rate) for each rate; shapes are on the CPU."""
@@ -174,6 +198,10 @@ class Chain:
             "sessions": None if self.sessions is None else self.sessions.state_dict(),
             "generator": self.generator.get_state(),
         }
+
+    def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
+        """A `state_dict()` with each table of users' or items' rows changed."""
+        return {**state, "precision_scales": map_pair(state["precision_scales"], change)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict()`, to the same bits; the model's parameters are those of that state."""

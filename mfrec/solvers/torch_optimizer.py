@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from mfrec.errors import unknown
+from mfrec.errors import OptionError, unknown
+from mfrec.model.entity import entity_of
+from mfrec.model.partial_state import TableMap
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import TorchOptimizerOptions
 from mfrec.sums import torch_threads
 
 # They need sparse gradients, or do not work for every parameter on their own.
 EXCLUDED = {"optimizer", "sparseadam", "muon"}
+# They sum over rows, and a process with partial tables lacks some.
+COUPLING = {"lbfgs", "adafactor"}
 
 
 class TorchOptimizer(Solver):
@@ -22,7 +27,7 @@ class TorchOptimizer(Solver):
     Autograd differentiates J, whose backward pass is the hand-derived gradient: a step costs as much as one of `gd`.
 
     Raises:
-        InputError: torch has no such optimizer for dense gradients.
+        InputError: torch has no such optimizer for dense gradients, or it sums over rows and tables are partial.
     """
 
     options: TorchOptimizerOptions
@@ -34,6 +39,10 @@ class TorchOptimizer(Solver):
         name = self.options.optimizer.lower()
         if name not in classes:
             raise unknown("optimizer", self.options.optimizer, classes)
+        if self.ratings.held_rows is not None and name in COUPLING:
+            raise OptionError(
+                "optimizer", f"must step each number on its own with partial tables (got {name}); use adam"
+            )
         self.optimizer: torch.optim.Optimizer = classes[name](self.model.parameters(), lr=self.options.lr)
 
     def epoch(self) -> dict[str, float]:
@@ -55,6 +64,18 @@ class TorchOptimizer(Solver):
 
     def state_dict(self) -> dict[str, Any]:
         return self.optimizer.state_dict()
+
+    def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
+        entities = [entity_of(name) for name, _ in self.model.named_parameters()]
+
+        def changed(parameter: int, value: Any) -> Any:
+            entity = entities[parameter]
+            return change(entity, value) if entity is not None and torch.is_tensor(value) and value.ndim else value
+
+        states = {
+            n: {name: changed(n, value) for name, value in values.items()} for n, values in state["state"].items()
+        }
+        return {**state, "state": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # torch would step with the caller's tensors.

@@ -50,7 +50,7 @@ All terms of an entity are solved from one pass over the ratings (`mfrec.model.n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ from torch import Tensor
 
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.normal_sums import NormalSums, normal_sums
+from mfrec.model.partial_state import TableMap
 from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, reweighted, solve_rows, targets
 from mfrec.model.ridge import minimize
 from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
@@ -67,7 +68,7 @@ from mfrec.posteriors.session_field import SessionField
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import VariationalBayesOptions
 from mfrec.sparse import sddmm
-from mfrec.sums import ordered_mean, ordered_sum
+from mfrec.sums import column_totals, ordered_sum
 
 # Sweeps before λ, τ and α are learned: a λ learned from factors that are still near zero would keep them there.
 FIXED_SWEEPS = 5
@@ -110,8 +111,9 @@ class VariationalBayes(Solver):
         if self.model.sessions is not None:
             precision = torch.full((len(self.model.sessions.sessions.gaps),), 20 / std**2).to(ratings.values)
             self.sessions = SessionField(self.model.sessions, self.options.freedom(), precision)
-        # Positions rather than masks, whose sums a GPU would have to be waited for.
-        self.rated = [(counts > 0).nonzero()[:, 0] for counts in (ratings.user_counts, ratings.item_counts)]
+        # 1 for users, and for items, with ratings, (n, 1); and their numbers.
+        self.rated = [(n > 0)[:, None].to(ratings.values) for n in (ratings.user_counts, ratings.item_counts)]
+        self.n_rated = [float(ratings.row_sum(entity, rated.double())) for entity, rated in enumerate(self.rated)]
         self.columns = [view.columns for view in self.views]
         self.epochs = 0
 
@@ -180,10 +182,11 @@ class VariationalBayes(Solver):
         """Move the means of the rated users' and items' own biases to the offset, if there is one for all."""
         if self.model.offset is None or self.model.offset.ndim or not self.model.biases:
             return
-        for entity, rated in zip(self.model.entities, self.rated, strict=True):
-            if entity.bias is not None:
-                mean = ordered_mean(entity.bias.weight[rated])
-                entity.bias.weight[rated] -= mean
+        for entity, rated in enumerate(self.rated):
+            bias = self.model.entities[entity].bias
+            if bias is not None:
+                mean = self.ratings.row_sum(entity, bias.weight * rated) / self.n_rated[entity]
+                bias.weight -= mean * rated
                 self.model.offset = self.model.offset + mean
         self.views = retargeted(self.views, *targets(self.model, self.ratings))
 
@@ -201,12 +204,14 @@ class VariationalBayes(Solver):
         if self.sessions is not None:
             self.sessions.learn()
         for n, (term, variances) in enumerate(zip(self.terms, self.term_variances, strict=True)):
-            means = self.model.weights(term).square() + variances
-            self.precision[n] = len(means) / means.sum(0, keepdim=True).clamp_min(1e-6)
+            expected = self.model.weights(term).square() + variances
+            n_rows = len(variances) if term.row_entity is None else self.ratings.n_all[term.row_entity]
+            total = self.ratings.row_sum(term.row_entity, expected, column_totals)
+            self.precision[n] = n_rows / total.clamp_min(1e-6)[None]
         for entity, counts in ((USER, self.ratings.user_counts), (ITEM, self.ratings.item_counts)):
             # Σ t_i w E[e²] over a user's ratings is Σ ω E[e²] without the user's own t_j.
             sums = self._expected_squares(entity, squares)
-            alpha = self.ratings.n_ratings / ordered_sum(sums)
+            alpha = self.ratings.n_ratings / self.ratings.row_sum(entity, sums)
             sums = sums / self._precision_scales()[entity].double()
             self.gammas[entity] = PRECISION_SCALE_SHAPE + 0.5 * torch.stack([counts.double()[:, None], alpha * sums])
         self.views = reweighted(self.views, self._precision_scales())
@@ -229,7 +234,7 @@ class VariationalBayes(Solver):
         if entity == USER:
             sums = self.ratings.share(USER, row_sums(self.ratings.pattern, squares, t[ITEM]))
         else:
-            sums = self.ratings.total(column_sums(self.ratings.pattern, squares, t[USER]))
+            sums = self.ratings.sum_tables(ITEM, column_sums(self.ratings.pattern, squares, t[USER]))
         return t[entity].double() * sums
 
     @torch.no_grad()
@@ -239,7 +244,7 @@ class VariationalBayes(Solver):
 
     def _bound(self, squares: Tensor, alpha: Tensor | float) -> tuple[float, float]:
         """L and α; a GPU is waited for once, for both."""
-        data, n = ordered_sum(self._expected_squares(USER, squares)), self.ratings.n_ratings
+        data, n = self.ratings.row_sum(USER, self._expected_squares(USER, squares)), self.ratings.n_ratings
         parts = torch.stack([torch.zeros_like(data) + alpha, data, *self._parts_of_bound()])
         α, expected, log_weights, *others = parts.tolist()
         bound: float = 0.5 * n * math.log(α / (2 * math.pi)) + log_weights - 0.5 * α * expected
@@ -256,15 +261,15 @@ class VariationalBayes(Solver):
             columns = self.columns[term.entity]
             s, squares = variances[:, columns].double(), self.model.weights(term)[:, columns].double().square()
             p = precision[:, columns].double()
-            yield 0.5 * ordered_sum(p.log() - p * (squares + s) + s.log() + 1)
+            yield 0.5 * self.ratings.row_sum(term.row_entity, p.log() - p * (squares + s) + s.log() + 1)
         # A GPU would have to be waited for to check the arguments.
         c = zero + PRECISION_SCALE_SHAPE
         prior = torch.distributions.Gamma(c, c, validate_args=False)
-        for gammas, counts in zip(self.gammas, (self.ratings.user_counts, self.ratings.item_counts), strict=True):
-            shape, rate = gammas[0, :, 0], gammas[1, :, 0]
-            yield 0.5 * ordered_sum(counts * (torch.digamma(shape) - rate.log()))
+        for entity, counts in ((USER, self.ratings.user_counts), (ITEM, self.ratings.item_counts)):
+            shape, rate = self.gammas[entity][:, :, 0]
+            yield 0.5 * self.ratings.row_sum(entity, counts * (torch.digamma(shape) - rate.log()))
             scales = torch.distributions.Gamma(shape, rate, validate_args=False)
-            yield -ordered_sum(torch.distributions.kl_divergence(scales, prior))
+            yield -self.ratings.row_sum(entity, torch.distributions.kl_divergence(scales, prior))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -274,6 +279,15 @@ class VariationalBayes(Solver):
             "precision": self.precision,
             "variances": self.term_variances,
             "sessions": None if self.sessions is None else self.sessions.state_dict(),
+        }
+
+    def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
+        gammas = [[change(entity, number) for number in pair] for entity, pair in enumerate(state["gammas"])]
+        variances = zip(self.terms, state["variances"], strict=True)
+        return {
+            **state,
+            "gammas": [None if shape is None else torch.stack([shape, rate]) for shape, rate in gammas],
+            "variances": [v if term.row_entity is None else change(term.row_entity, v) for term, v in variances],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

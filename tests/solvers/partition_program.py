@@ -26,7 +26,7 @@ from mfrec.experiments.training import train
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.losses import LOSSES
 from mfrec.model.objective import Objective
-from mfrec.model.partial_state import complete_state
+from mfrec.model.partial_state import gathering, map_model_state
 from mfrec.posteriors.predictive import predictive_model
 from mfrec.processes import Processes
 from mfrec.solvers.base import Solver
@@ -41,6 +41,13 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nonnegative": ({"nonnegative": True}, {}),
     "log-cosh": ({}, {"loss": LOSSES["log-cosh"]}),
     "weights": ({}, {}),
+}
+# Options of the runs that are saved.  The draws of gibbs are enough for their mean to be cut.
+SAVED: dict[str, dict[str, Any]] = {
+    "als": {"offset": "item"},
+    "optim": {},
+    "vb": {},
+    "gibbs": {"burn_in": 1, "chains": 2},
 }
 
 
@@ -124,7 +131,7 @@ def trained_with_partial_tables(processes: Processes) -> Mapping[str, dict[str, 
         if "partial-tables" in SOLVERS[case.solver].supports:
             train, valid = splits[variant == "weights"]
             result = outcome(built(case, variant, train), train, valid)
-            complete = complete_state(result["parameters"], train)
+            complete = map_model_state(result["parameters"], gathering(train))
             outcomes[name] = {**result, "held": train.n_users + train.n_items, "parameters": complete}
     return outcomes
 
@@ -147,15 +154,17 @@ def unsaved(processes: Processes | None) -> dict[str, Any]:
     return {"epochs": followed, **{name: result.metrics[name] for name in SPLIT_NAMES}}
 
 
-def saved(processes: Processes | None, folder: Path) -> dict[str, Any]:
-    """The final metrics of a run that was trained, and then resumed; several processes have partial tables."""
-    dataset = synthetic(400, 300, 2000, generator=torch.Generator().manual_seed(0))
-    config = ExperimentConfig.create("als", rank=2, epochs=2, offset="item", run_dir=str(folder), name="saved")
-    config = config.updated(partial_tables=processes is not None)
-    train(config, dataset, loggers=[], processes=processes)
-    resumed = train(config.updated(epochs=4), run=Run.open(folder / "saved"), loggers=[], processes=processes)
-    assert resumed.metrics is not None
-    return resumed.metrics
+def saved(processes: Processes | None, folder: Path) -> dict[str, dict[str, Any]]:
+    """The final metrics of runs that were trained and resumed, by solver; several processes have partial tables."""
+    dataset, results = synthetic(400, 300, 2000, generator=torch.Generator().manual_seed(0)), {}
+    for solver, options in SAVED.items():
+        config = ExperimentConfig.create(solver, rank=2, epochs=2, run_dir=str(folder), name=solver, **options)
+        config = config.updated(partial_tables=processes is not None)
+        train(config, dataset, loggers=[], processes=processes)
+        resumed = train(config.updated(epochs=8), run=Run.open(folder / solver), loggers=[], processes=processes)
+        assert resumed.metrics is not None
+        results[solver] = resumed.metrics
+    return results
 
 
 def refusal(processes: Processes) -> str:

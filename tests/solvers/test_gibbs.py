@@ -129,7 +129,7 @@ def test_priors_and_the_noise_have_the_moments_of_their_conditionals(ratings):
     chain, shape = make_chain(ratings), PRIOR_SHAPE
     # Few rows with a large mean, so that m is far from p̄.
     rows = torch.randn(5, 3, generator=chain.generator, dtype=DOUBLE) * 0.5 + 3
-    drawn = [chain._draw_prior(rows) for _ in range(4 * N_DRAWS)]
+    drawn = [chain._draw_prior(ITEM, rows) for _ in range(4 * N_DRAWS)]
     precision, mean = (torch.stack(column) for column in zip(*drawn, strict=True))
     a, p = shape + 2.5, rows.mean(0)
     b = PRIOR_RATE + 0.5 * (rows - p).square().sum(0) + 0.5 * 5 / 6 * p.square()
