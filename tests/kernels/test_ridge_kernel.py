@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from mfrec.data.ratings import Ratings
 from mfrec.kernels import gram as gram_kernels
+from mfrec.kernels import long_rows
 from mfrec.kernels import ridge as ridge_kernels
 from mfrec.kernels import squares as square_kernels
 from mfrec.kernels.normals import TAIL, standard_normals
@@ -35,10 +36,11 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of few ratings, and rows of more than 7 in segments."""
+    """Chunks of few ratings, and rows of more than 4 in segments."""
     for module in (ridge_kernels, gram_kernels, square_kernels):
         monkeypatch.setattr(module, "CHUNK", 5)
-    monkeypatch.setattr(ridge_kernels, "SEGMENT", 7)
+    monkeypatch.setattr(ridge_kernels, "LONGEST", 4)
+    monkeypatch.setattr(long_rows, "SEGMENT", 3)
 
 
 def make_ratings(dtype: torch.dtype, weighted: bool) -> Ratings:
@@ -125,6 +127,30 @@ def test_variances_of_partners_penalize_what_features_add_to_rows(dtype, entity,
     call = lambda: minimize(model, term, view, 0.7 * view.free, 2, variances=variances)  # noqa: E731
     for result, expected in zip(actual, definition(monkeypatch, call), strict=True):
         assert_close(result, expected, **CLOSE[dtype])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@torch.no_grad()
+def test_long_rows_have_the_same_bits_whatever_the_blocks_and_the_tasks(dtype, steps, threads, monkeypatch):
+    monkeypatch.setattr(ridge_kernels, "LONGEST", 100)
+    monkeypatch.setattr(long_rows, "SEGMENT", 150)
+    generator = torch.Generator().manual_seed(5)
+    items, users = (torch.rand(5, 500, generator=generator) < 0.7).nonzero(as_tuple=True)
+    ratings = Ratings(users, items, torch.randn(len(users), generator=generator, dtype=dtype), 500, 5)
+    model = make_model(ratings)
+    term, view = model.terms(ITEM)[0], make_views(model, ratings, scaled=True)[ITEM]
+    noise = {"noise_std": 0.8, "seed": 7, "variances": torch.rand(500, 5, generator=generator, dtype=dtype)}
+
+    def solved() -> tuple[Tensor, ...]:
+        return minimize(model, term, view, 0.7 * view.free, steps, **noise)
+
+    expected = solved()
+    for result, plain in zip(expected, definition(monkeypatch, solved), strict=True):
+        assert_close(result, plain, **CLOSE[dtype])
+    for n_bytes, n_tasks in ((1, 1), (1000, 2), (5000, 7)):
+        monkeypatch.setattr(long_rows, "BLOCK_BYTES", n_bytes)
+        monkeypatch.setattr(long_rows, "TASKS", n_tasks)
+        assert all(torch.equal(*pair) for pair in zip(solved(), expected, strict=True))
 
 
 @pytest.mark.parametrize("steps", [5, 60])

@@ -1,0 +1,197 @@
+"""The ridge regressions of rows with many ratings, which share their partners' way through the cache.
+
+The partners of such a row do not fit a cache.  Its ratings are cut into segments, so that threads share them, and each
+conjugate-gradient step passes over all ratings again.  A pass goes through the partners in blocks that fit a cache,
+and through the ratings of all segments with partners of a block before the next block: each partner's factors come
+from memory once for all rows of a task.  A segment's sums are made in the order of its ratings, so that their bits
+depend neither on the blocks nor on the tasks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mfrec.kernels.compiled import kernel, parallel
+from mfrec.kernels.descent import begin, move, prepare
+from mfrec.kernels.gather import add_noise, add_products, add_sums, add_variances, gather, squared_length, weigh
+
+if TYPE_CHECKING:
+    from mfrec.kernels.ridge import Entries, Regressions
+
+Array = npt.NDArray[Any]
+
+# Ratings of a segment.
+SEGMENT = 2**14
+# Ratings gathered at a time: a level-1 cache holds their partners' factors.
+TILE = 64
+# Bytes of a block of partners' factors.
+BLOCK_BYTES = 2**22
+# Tasks for each thread.
+TASKS = 2
+# What a pass adds up.
+SUMS, PRODUCTS, SQUARES = 0, 1, 2
+
+
+class Descents(NamedTuple):
+    """The state of conjugate gradients on each long row.
+
+    r, diagonal, ridge, p: (n_long_rows, k), as in `mfrec.kernels.descent`.
+    rz: (n_long_rows,) r · z; −1 where there is no further step.
+    """
+
+    r: Array
+    diagonal: Array
+    ridge: Array
+    p: Array
+    rz: Array
+
+
+def minimize_long_rows(
+    long_rows: Array, entries: Entries, problem: Regressions, steps: int, weights: Array, diagonal: Array
+) -> None:
+    """Solve some rows; writes to their weights and diagonal."""
+    crow, (_, k), dtype = entries.crow, problem.start.shape, problem.start.dtype
+    # The segments of long row n are first[n] … first[n + 1] − 1.
+    n_segments = -(-np.diff(crow)[long_rows] // SEGMENT)
+    first = np.concatenate([[0], np.cumsum(n_segments)])
+    owner = np.repeat(np.arange(len(long_rows)), n_segments)
+    begins = crow[long_rows][owner] + (np.arange(len(owner)) - first[owner]) * SEGMENT
+    segments = np.stack([owner, long_rows[owner], begins, np.minimum(begins + SEGMENT, crow[long_rows + 1][owner])], 1)
+    r, h_diagonal, ridge, p = np.zeros((4, len(long_rows), k), dtype)
+    descents = Descents(r, h_diagonal, ridge, p, rz=np.zeros(len(long_rows), dtype))
+
+    def add_up(what: int) -> Array:
+        return passed(what, segments, entries, problem, descents.p)
+
+    with np.errstate(all="ignore"):  # without compilation, numpy warns of hashes and of diverged factors
+        begin_rows(long_rows, first, add_up(SUMS), problem, descents, weights, diagonal)
+        for step in range(1, steps + 1):
+            what = SQUARES if step == steps else PRODUCTS
+            move_rows(what, long_rows, first, add_up(what), problem, descents, weights)
+
+
+def passed(what: int, segments: Array, entries: Entries, problem: Regressions, directions: Array) -> Array:
+    """(n_segments, 3, k) sums over the ratings of each segment; see `visit`."""
+    k, dtype = problem.start.shape[1], problem.start.dtype
+    sums = np.zeros((len(segments), 3, k), dtype)
+    n_tasks = min(len(segments), TASKS * torch.get_num_threads())
+    block = max(1, BLOCK_BYTES // (problem.partners[:1].nbytes + problem.variances[:1].nbytes))
+
+    def visit_some(task: int) -> None:
+        with np.errstate(all="ignore"):
+            visit(what, task, n_tasks, segments, block, entries, problem, directions, sums)
+
+    parallel(visit_some, n_tasks)
+    return sums
+
+
+@kernel
+def visit(
+    what: int,
+    task: int,
+    n_tasks: int,
+    segments: Array,
+    block: int,
+    entries: Entries,
+    problem: Regressions,
+    directions: Array,
+    sums: Array,
+) -> None:
+    """Add sums over the ratings of each segment of a task to zeros, (n_segments, 3, k).
+
+    Args:
+        what: SUMS for the right-hand side, the diagonal of H and the variances; PRODUCTS for H(p); SQUARES for p·H(p).
+        task: the first of its segments; the others follow at intervals of n_tasks, so that all tasks take as long.
+        segments: (n_segments, 4) the number of the long row, its row, and the range of its ratings.
+        block: partners whose ratings are visited before those of others.
+        directions: (n_long_rows, k) p.
+    """
+    _, col, targets, rating_weights, row_scales, partner_scales = entries
+    rows, partners, variances, noise_std = problem.rows, problem.partners, problem.variances, problem.noise_std
+    k, dtype = rows.shape[1], rows.dtype
+    x, v, shift = np.empty((TILE, k), dtype), np.empty(TILE, dtype), np.empty(TILE, dtype)
+    normals, uniforms, tails = np.empty(TILE), np.empty(TILE), np.empty(TILE + 1, np.int64)
+    position, limit, is_left = segments[:, 2].copy(), 0, True
+    while is_left:
+        limit += block
+        is_left = False
+        for s in range(task, len(segments), n_tasks):
+            number, row, end = segments[s, 0], segments[s, 1], segments[s, 3]
+            tile = position[s]
+            while tile < end and col[tile] < limit:
+                n = min(TILE, end - tile)
+                m = gather(col, tile, n, partners, x, v, shift)
+                weigh(row, tile, n, col, targets, rating_weights, row_scales, partner_scales, v, shift)
+                if what == PRODUCTS:
+                    add_products(x, m, v, directions[number], sums[s, 0])
+                elif what == SQUARES:
+                    sums[s, 0, 0] += squared_length(x, m, v, directions[number])
+                else:
+                    if noise_std > 0:
+                        add_noise(problem.seed, tile, n, noise_std, v, shift, normals, uniforms, tails)
+                    if len(variances):
+                        add_variances(col, tile, n, variances, v, sums[s, 2])
+                    add_sums(x, m, v, shift, rows, row, sums[s, 0], sums[s, 1])
+                tile += TILE
+            position[s] = tile
+            is_left = is_left or tile < end
+
+
+@kernel
+def begin_rows(
+    long_rows: Array,
+    first: Array,
+    sums: Array,
+    problem: Regressions,
+    descents: Descents,
+    weights: Array,
+    diagonals: Array,
+) -> None:
+    """Set the state of each long row from the sums over its segments."""
+    r, diagonal, ridge, p, rz = descents
+    rows, start, ridges, rhs_shift, free = problem.rows, problem.start, problem.ridge, problem.rhs_shift, problem.free
+    for n in range(len(long_rows)):
+        row = long_rows[n]
+        for s in range(first[n], first[n + 1]):
+            r[n] += sums[s, 0]
+            diagonal[n] += sums[s, 1]
+            ridge[n] += sums[s, 2]
+        prepare(row, rows, start, ridges, rhs_shift, free, r[n], ridge[n], diagonal[n])
+        rz[n] = begin(row, start, r[n], diagonal[n], p[n], weights)
+        diagonals[row] = diagonal[n]
+
+
+@kernel
+def move_rows(
+    what: int,
+    long_rows: Array,
+    first: Array,
+    sums: Array,
+    problem: Regressions,
+    descents: Descents,
+    weights: Array,
+) -> None:
+    """A step of each long row that has not converged.
+
+    Args:
+        what: PRODUCTS, or SQUARES in the last step.
+    """
+    r, diagonal, ridge, p, rz = descents
+    free, tiny, eps = problem.free, problem.tiny, problem.eps
+    h, nothing, zero = np.empty(r.shape[1], r.dtype), np.empty(0, r.dtype), r.dtype.type(0)
+    for n in range(len(long_rows)):
+        if rz[n] < 0:
+            continue
+        square = zero
+        h[:] = ridge[n] * p[n]
+        for s in range(first[n], first[n + 1]):
+            if what == SQUARES:
+                square += sums[s, 0, 0]
+            else:
+                h += sums[s, 0]
+        product, row = nothing if what == SQUARES else h, long_rows[n]
+        rz[n] = move(row, rz[n], square, product, ridge[n], free, tiny, eps, diagonal[n], r[n], p[n], weights)
