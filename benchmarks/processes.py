@@ -58,8 +58,11 @@ COUNTS, CORES, GBITS = (8, 32, 128, 512), 32, (10.0, 100.0)
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "als": ("als", {}),
     "als, partial tables": ("als", {"partial_tables": True}),
+    "vb": ("vb", {}),
     "gibbs": ("gibbs", {"burn_in": 0}),
+    "gibbs, partial tables": ("gibbs", {"burn_in": 0, "partial_tables": True}),
     "sgd": ("sgd", {}),
+    "block-sgd": ("block-sgd", {}),
     "gd": ("gd", {"lr": 1e-7}),
 }
 

@@ -10,9 +10,14 @@ from torch import Tensor
 
 from mfrec.data.partition import PartitionedRatings
 from mfrec.data.ratings import Ratings
-from mfrec.model.entity import ITEM, USER
+from mfrec.model.entity import ITEM, USER, Term
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.sparse import CSRPattern, sddmm, spmm
+
+
+def itself(tensor: Tensor) -> Tensor:
+    """The sum over a single process."""
+    return tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +31,7 @@ class RatingsView:
     scales: τ of the rows and of the partners, (n_rows, 1) and (n_cols, 1), or None if all are 1.
     first: the position of the first entry among those of all processes, for draws that belong to entries.
     rows: the entity's rows that are those of the pattern; by default all.
+    total: the sum of a tensor over the processes that share the ratings, for sums over all ratings.
     """
 
     pattern: CSRPattern
@@ -35,6 +41,7 @@ class RatingsView:
     scales: tuple[Tensor, Tensor] | None = None
     first: int = 0
     rows: slice | None = None
+    total: Callable[[Tensor], Tensor] = itself
 
     @cached_property
     def weights(self) -> Tensor | None:
@@ -76,16 +83,17 @@ class RatingsView:
         )
 
 
-def solve_rows(
-    ratings: Ratings, entity: int, view: RatingsView, solve: Callable[[RatingsView], tuple[Tensor, ...]]
+def solve_term(
+    ratings: Ratings, term: Term, view: RatingsView, solve: Callable[[RatingsView], tuple[Tensor, ...]]
 ) -> tuple[Tensor, ...]:
-    """What `solve` returns for the view of all rows, (n_rows, …) each.
+    """What `solve` returns for the view of all rows: tables with a row for each of the term's W̃.
 
-    Each process solves its own rows, one block after another, and sends a block while it solves the next.
+    Each process solves its own rows, one block after another, and sends a block while it solves the next.  Feature
+    weights are solved by all processes together, from sums over their ratings.
     """
-    if not isinstance(ratings, PartitionedRatings):
+    if not isinstance(ratings, PartitionedRatings) or term.row_entity is None:
         return solve(view)
-    return ratings.share_blocks(entity, lambda rows: solve(view.block(rows)))
+    return ratings.share_blocks(term.row_entity, lambda rows: solve(view.block(rows)))
 
 
 def ratings_views(model: MatrixFactorization, ratings: Ratings) -> tuple[RatingsView, RatingsView]:
@@ -93,8 +101,10 @@ def ratings_views(model: MatrixFactorization, ratings: Ratings) -> tuple[Ratings
     (by_user, by_item), free, weights = targets(model, ratings), model.free_columns(), ratings.weights
     first_of_users, first_of_items = ratings.first_entries
     return (
-        RatingsView(ratings.pattern, by_user, weights, free[USER], first=first_of_users),
-        RatingsView(ratings.pattern.T, by_item, ratings.weights_by_item, free[ITEM], first=first_of_items),
+        RatingsView(ratings.pattern, by_user, weights, free[USER], first=first_of_users, total=ratings.total),
+        RatingsView(
+            ratings.pattern.T, by_item, ratings.weights_by_item, free[ITEM], first=first_of_items, total=ratings.total
+        ),
     )
 
 

@@ -92,7 +92,7 @@ class RidgeProblem:
         return weights if self.features is None else self.features.matrix @ weights
 
     def _rmatmul(self, rows: Tensor) -> Tensor:
-        return rows if self.features is None else self.features.rmatmul(rows)
+        return rows if self.features is None else self.view.total(self.features.rmatmul(rows))
 
     def row_products(self, rows: Tensor) -> Tensor:
         """(n_rows, k) the ratings' part of H in the rows, for changes of the rows."""
@@ -115,13 +115,15 @@ class RidgeProblem:
 
     def curvature(self, change: Tensor) -> Tensor:
         """() the sum of D ∘ H(D), which needs half of the products of H(D)."""
-        return self.row_squares(self._matmul(change)) + ordered_sum(self.ridge * change.square())
+        squares = self.row_squares(self._matmul(change))
+        squares = squares if self.features is None else self.view.total(squares)
+        return squares + ordered_sum(self.ridge * change.square())
 
     @cached_property
     def diagonal(self) -> Tensor:
         """The diagonal of H, shaped like `weights`; 1 outside the free columns."""
         rows = self.row_diagonal()
-        data = rows if self.features is None else self.features.rmatmul_squared(rows)
+        data = rows if self.features is None else self.view.total(self.features.rmatmul_squared(rows))
         diagonal = data + self.ridge
         # Entries without data or penalty have a zero diagonal and a zero right-hand side; use 1.
         return torch.where((self.view.free > 0) & (diagonal > 0), diagonal, 1)

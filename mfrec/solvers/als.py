@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mfrec.errors import InputError
 from mfrec.model.entity import ITEM, USER, Term
-from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, solve_rows, targets
+from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, solve_term, targets
 from mfrec.model.ridge import minimize, minimize_by_columns, minimize_exactly, ridge_problem
 from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import SOLVERS, ALSOptions
@@ -59,7 +59,7 @@ class ALS(Solver):
     def epoch(self) -> dict[str, float]:
         for term, ridge in self.terms:
             solve = partial(self._moved, term, ridge)
-            (moved,) = solve_rows(self.ratings, term.entity, self.views[term.entity], solve)
+            (moved,) = solve_term(self.ratings, term, self.views[term.entity], solve)
             self.model.assign(term, moved)
         if self.model.sessions is not None:
             self.objective.minimize_sessions(self.model, self.ratings)

@@ -31,8 +31,6 @@ CAPABILITIES: dict[Capability, str] = {
     "sessions": "session biases",
     "partial-tables": "partial tables",
 }
-# What no solver supports in several processes: terms that couple the rows of all of them.
-PARTITIONLESS: tuple[Capability, ...] = ("features", "sessions")
 
 
 class Solver:
@@ -208,11 +206,27 @@ class SolverSpec:
         if ratings.is_partitioned and not self.partitions:
             alternatives = ", ".join(name for name, spec in SOLVERS.items() if spec.partitions)
             raise InputError(f"{SOLVERS.name_of(self)} must train in one process; in several, use {alternatives}")
-        for capability in PARTITIONLESS:
-            if ratings.is_partitioned and needed[capability]:
-                raise InputError(
-                    f"{CAPABILITIES[capability]} must be trained in one process; leave them out, or use one"
-                )
+        if ratings.is_partitioned:
+            _check_partition(model, ratings)
+
+
+def _check_partition(model: MatrixFactorization, ratings: Ratings) -> None:
+    """Check that several processes can train the model.
+
+    Raises:
+        InputError: it has terms that need the ratings of all processes.
+    """
+    from mfrec.data.features import IMPLICIT_BLOCK
+
+    blocks = [name for entity in model.entities for name in entity.feature_blocks]
+    for is_refused, kind in (
+        (model.sessions is not None, "session biases"),
+        (IMPLICIT_BLOCK in blocks, "implicit features"),
+    ):
+        if is_refused:
+            raise InputError(f"{kind} must be trained in one process; leave them out, or use one")
+    if blocks and ratings.held_rows is not None:
+        raise InputError("features need all rows in each process; leave them out, or turn partial tables off")
 
 
 def unsupported(solver: str, capability: Capability) -> InputError:

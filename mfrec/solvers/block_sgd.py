@@ -39,10 +39,11 @@ from torch import Tensor
 
 from mfrec.data.features import Features
 from mfrec.data.partition import PartitionedRatings
+from mfrec.errors import InputError
 from mfrec.model.entity import ITEM
 from mfrec.model.objective import factor_gradients
 from mfrec.solvers.base import Solver
-from mfrec.solvers.registry import BlockSGDOptions
+from mfrec.solvers.registry import SOLVERS, BlockSGDOptions
 from mfrec.solvers.rotation import Rotation
 from mfrec.sparse import SparseMatrix, csr_pattern, sddmm
 
@@ -78,13 +79,20 @@ class Entries(NamedTuple):
 
 
 class BlockSGD(Solver):
-    """SGD whose mini-batches are blocks, and whose updates are made by hand and in place."""
+    """SGD whose mini-batches are blocks, and whose updates are made by hand and in place.
+
+    Raises:
+        InputError: the model has features, and the ratings are partitioned over processes.
+    """
 
     options: BlockSGDOptions
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         model, ratings, options = self.model, self.ratings, self.options
+        if model.has_features and ratings.is_partitioned:
+            names = [n for n, s in SOLVERS.items() if "features" in s.supports and s.options is not BlockSGDOptions]
+            raise InputError(f"block-sgd must train features in one process; in several, use {', '.join(names)}")
         self.grid = (min(options.blocks[0], ratings.n_users), min(options.blocks[1], ratings.n_items))
         self.epochs = 0
         self.user_order = torch.randperm(ratings.n_users, generator=self.generator).to(ratings.device)

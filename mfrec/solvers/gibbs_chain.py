@@ -17,7 +17,7 @@ from mfrec.model.entity import ITEM, USER, Term
 from mfrec.model.factorization import MatrixFactorization
 from mfrec.model.offsets import offset_at
 from mfrec.model.partial_state import TableMap, map_pair
-from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, reweighted, solve_rows
+from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, reweighted, solve_term
 from mfrec.model.ridge import minimize
 from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE, PRIOR_RATE, PRIOR_SHAPE
@@ -133,7 +133,7 @@ class Chain:
             # Without the diagonal, so that it does not travel between processes.
             return minimize(*regression, rhs_shift=rhs_shift, noise_std=self.alpha**-0.5, seed=noise_seed)[:1]
 
-        (weights,) = solve_rows(self.ratings, term.entity, self.views[term.entity], solve)
+        (weights,) = solve_term(self.ratings, term, self.views[term.entity], solve)
         self.model.assign(term, weights)
 
     def _first_index(self, entity: int, rows: slice) -> int:

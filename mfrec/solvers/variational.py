@@ -59,7 +59,7 @@ from torch import Tensor
 from mfrec.model.entity import ITEM, USER
 from mfrec.model.normal_sums import NormalSums, normal_sums
 from mfrec.model.partial_state import TableMap
-from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, reweighted, solve_rows, targets
+from mfrec.model.ratings_view import RatingsView, ratings_views, retargeted, reweighted, solve_term, targets
 from mfrec.model.ridge import minimize
 from mfrec.model.squared_errors import column_sums, row_sums, squared_errors
 from mfrec.posteriors.base import PRECISION_SCALE_SHAPE
@@ -151,8 +151,9 @@ class VariationalBayes(Solver):
         """Update all terms of an entity, with its partners fixed."""
         view, partner_variances = self.views[entity], self.variances[1 - entity]
         numbers = [n for n, term in enumerate(self.terms) if term.entity == entity]
-        # A row's own regression alone is solved from one gather of its partners.
-        sums = normal_sums(view, self.model.entity_factors(1 - entity), partner_variances) if len(numbers) > 1 else None
+        # A row's own regression alone is solved from one gather of its partners; processes solve blocks of rows.
+        has_sums = len(numbers) > 1 and not self.ratings.is_partitioned
+        sums = normal_sums(view, self.model.entity_factors(1 - entity), partner_variances) if has_sums else None
         for n in numbers:
             self._update_term(n, sums)
         self.variances[entity] = self._row_variances(entity)
@@ -167,7 +168,7 @@ class VariationalBayes(Solver):
         def solve(view: RatingsView) -> tuple[Tensor, ...]:
             return minimize(self.model, term, view, ridge, steps, variances=variances, sums=sums)
 
-        weights, diagonal = solve_rows(self.ratings, term.entity, view, solve)
+        weights, diagonal = solve_term(self.ratings, term, view, solve)
         self.term_variances[n] = view.free / (self.alpha * diagonal)
         self.model.assign(term, weights)
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from solver_suite import Case, option_cases, planted_ratings
 from torch import Tensor
 
+from mfrec.data.features import Features
 from mfrec.data.partition import partitioned_splits
 from mfrec.data.ratings import Ratings
 from mfrec.data.splits import SPLIT_NAMES, split_by_labels
@@ -33,6 +34,15 @@ from mfrec.solvers.base import Solver
 from mfrec.solvers.registry import SOLVERS
 
 EPOCHS = 3
+
+
+def kinds(n_rows: int) -> Features:
+    """Rows of three kinds, and of none."""
+    rows = torch.arange(n_rows)
+    rows = rows[rows % 4 > 0]
+    return Features.from_entries(rows, rows % 4 - 1, 0.5 + rows % 5 / 10, n_rows, ["1", "2", "3"])
+
+
 # Named by what differs from the options of the model and of the objective.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "": ({}, {}),
@@ -41,6 +51,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nonnegative": ({"nonnegative": True}, {}),
     "log-cosh": ({}, {"loss": LOSSES["log-cosh"]}),
     "weights": ({}, {}),
+    "features": ({"user_features": {"kind": kinds(120)}, "item_features": {"kind": kinds(80)}}, {}),
 }
 # Options of the runs that are saved.  The draws of gibbs are enough for their mean to be cut.
 SAVED: dict[str, dict[str, Any]] = {
@@ -58,8 +69,9 @@ def cases() -> Iterator[tuple[str, Case, str]]:
             yield str(case), case, ""
     for variant in VARIANTS:
         for name, spec in SOLVERS.items():
-            needs = {"nonnegative": "non-negative", "log-cosh": "losses"}.get(variant)
-            if spec.partitions and variant and (needs is None or needs in spec.supports):
+            needs = {"nonnegative": "non-negative", "log-cosh": "losses", "features": "features"}.get(variant)
+            is_refused = (name, variant) == ("block-sgd", "features")
+            if spec.partitions and variant and (needs is None or needs in spec.supports) and not is_refused:
                 yield f"{name} {variant}", Case(name, {}), variant
 
 
@@ -128,7 +140,7 @@ def trained_with_partial_tables(processes: Processes) -> Mapping[str, dict[str, 
     splits = splits_by_weight(processes, partial_tables=True)
     outcomes: dict[str, dict[str, Any]] = {}
     for name, case, variant in cases():
-        if "partial-tables" in SOLVERS[case.solver].supports:
+        if "partial-tables" in SOLVERS[case.solver].supports and variant != "features":
             train, valid = splits[variant == "weights"]
             result = outcome(built(case, variant, train), train, valid)
             complete = map_model_state(result["parameters"], gathering(train))

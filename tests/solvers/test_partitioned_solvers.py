@@ -9,11 +9,13 @@ import shutil
 import pytest
 import torch
 from filelock import FileLock
-from partition_program import SAVED, cases, run, saved, trained, unsaved
-from solver_suite import make_model, make_solver, planted_ratings
+from partition_program import SAVED, cases, kinds, run, saved, trained, unsaved
+from session_examples import with_times
+from solver_suite import SESSION_GAPS, make_model, make_solver, planted_ratings
 
 from mfrec.data.partition import partitioned_splits
 from mfrec.data.ratings import HeldIndices
+from mfrec.data.sessions import Sessions
 from mfrec.data.splits import SPLIT_NAMES
 from mfrec.errors import InputError, OptionError
 from mfrec.experiments.run import Run, load_run
@@ -23,7 +25,11 @@ from mfrec.processes import balanced
 from mfrec.solvers.registry import SOLVERS
 
 NAMES = [name for name, _, _ in cases()]
-PARTIAL = [name for name, case, _ in cases() if "partial-tables" in SOLVERS[case.solver].supports]
+PARTIAL = [
+    name
+    for name, case, variant in cases()
+    if "partial-tables" in SOLVERS[case.solver].supports and variant != "features"
+]
 # Solvers whose sums have the same order in several processes: they end with the same bits.
 BITWISE = ("als", "sgd", "block-sgd", "gd", "optim")
 
@@ -78,7 +84,8 @@ def assert_same(name, parameters, expected, rtol=1e-6):
     """The parameters have the same bits, or almost the same values if the order of sums differs."""
     assert parameters.keys() == expected.keys()
     for parameter, values in expected.items():
-        if name.startswith(BITWISE) and "lbfgs" not in name:
+        # Feature weights of als come from sums over all processes.
+        if name.startswith(BITWISE) and name != "als features":
             assert torch.equal(parameters[parameter], values), parameter
         tolerance = rtol * float(values.abs().max())
         torch.testing.assert_close(parameters[parameter], values, rtol=rtol, atol=tolerance)
@@ -194,6 +201,30 @@ def test_a_solver_that_needs_all_ratings_refuses_a_part_and_names_those_that_do_
     message = "^this solver must train in one process; in several, use sgd, block-sgd, gd, optim, quasi-newton, als, vb"
     with pytest.raises(InputError, match=message):
         spec(make_model(train), train, Objective(0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "message"),
+    [
+        ("als", "sessions", "session biases must be trained in one process"),
+        ("als", "implicit", "implicit features must be trained in one process"),
+        ("block-sgd", "kind", "block-sgd must train features in one process; in several, use gd, optim, "),
+    ],
+)
+def test_what_needs_the_ratings_of_all_processes_is_refused(name, part, message):
+    ratings = with_times(planted_ratings()[0])
+    train = partitioned_splits(ratings, torch.zeros(len(ratings), dtype=torch.uint8), OneOfTwo())["train"]
+    options = {"sessions": Sessions(ratings, SESSION_GAPS)} if part == "sessions" else {"user_features": {part: kinds(120)}}
+    with pytest.raises(InputError, match=f"^{message}"):
+        make_solver(name, make_model(train, **options), train, Objective(0.1))
+
+
+def test_features_are_refused_with_partial_tables(monkeypatch):
+    train = partitioned_splits(planted_ratings()[0], torch.zeros(4000, dtype=torch.uint8), OneOfTwo())["train"]
+    hold_rows(train, monkeypatch)
+    model = make_model(train, user_features={"kind": kinds(120)}, held_rows=None)
+    with pytest.raises(InputError, match=r"^features need all rows in each process"):
+        make_solver("als", model, train, Objective(0.1))
 
 
 @pytest.mark.parametrize("n_parts", [1, 2, 5, 9])
