@@ -53,7 +53,7 @@ def standard_gamma(shape: Tensor, generator: torch.Generator, device: torch.devi
 
 
 def on_device(drawn: Tensor, device: torch.device) -> Tensor:
-    """Draws on a device; from pinned memory the copy goes on while the CPU does."""
+    """Draws copied to a device; to a GPU from pinned memory, without waiting."""
     return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device, non_blocking=True)
 
 

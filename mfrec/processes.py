@@ -92,7 +92,7 @@ class Processes:
         return table
 
     def from_first(self, value: T) -> T:
-        """The value that process 0 passed, in all processes: numbers, strings, lists and dicts."""
+        """The value that process 0 passed, in all processes: tensors on the CPU, numbers, strings, lists and dicts."""
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
@@ -113,18 +113,21 @@ class Processes:
                     "hosts the same files, options and versions"
                 )
 
-    def exchanged(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+    def exchanged(self, rows: Tensor, counts: Sequence[int], arriving: Sequence[int] | None = None) -> Tensor:
         """The rows that the processes sent to this one, in the order of the senders.
 
         Args:
             rows: (n, …) contiguous, those for process 0 first.
             counts: the number of rows for each process.
+            arriving: the number of rows from each process; by default, the processes exchange them too.
         """
-        n_sent = torch.tensor(counts)
-        n_received = torch.empty_like(n_sent)
-        dist.all_to_all_single(n_received, n_sent)
-        received = rows.new_empty(int(n_received.sum()), *rows.shape[1:])
-        dist.all_to_all_single(received, rows, n_received.tolist(), list(counts))
+        if arriving is None:
+            n_sent = torch.tensor(counts)
+            n_received = torch.empty_like(n_sent)
+            dist.all_to_all_single(n_received, n_sent)
+            arriving = n_received.tolist()
+        received = rows.new_empty(sum(arriving), *rows.shape[1:])
+        dist.all_to_all_single(received, rows, list(arriving), list(counts))
         return received
 
 

@@ -88,7 +88,7 @@ class HeldRows:
         return self.processes.share(table, self.parts)
 
     def sum_tables(self, table: Tensor) -> Tensor:
-        """The sum over the processes of their tables, (n, …), in which each has its part of the rows that it holds."""
+        """The sum of the tables of all processes, (n, …); each holds partial sums of its rows."""
         return self.processes.total(table)
 
     def blocks(self, counts: Tensor) -> Sequence[Block]:
@@ -166,7 +166,7 @@ class NeededRows(HeldRows):
         return table
 
     def sum_tables(self, table: Tensor) -> Tensor:
-        # The parts of a row travel the way back that the row comes.
+        # Partial sums go to the row's owner by the send lists, reversed.
         lists = self._all_at_once
         sums = table.detach().clone().contiguous()
         parts = sums.new_empty(len(lists.sent), *table.shape[1:])

@@ -101,6 +101,11 @@ class PartitionedRatings(Ratings):
         users, items = self.held
         return users.n_all, items.n_all
 
+    @cached_property
+    def local_pattern(self) -> CSRPattern:
+        """The positions of this process's ratings, with a transpose of just these ratings."""
+        return CSRPattern(self.pattern.crow, self.pattern.col, self.pattern.shape)
+
     def row_indices(self, entity: int) -> Tensor:
         held = self.held[entity].indices
         return super().row_indices(entity) if held is None else held.indices
@@ -163,7 +168,7 @@ class PartitionedRatings(Ratings):
         total = self.total(add_up(table[self.held[entity].owned]))
         if not table.requires_grad:
             return total
-        # The gradient is in all rows that this process holds: each process that holds a row steps it alike.
+        # The value counts each row once.  The gradient must reach every held row, since each process steps its copies.
         part = add_up(table)
         return total + (part - part.detach())
 
@@ -179,14 +184,6 @@ class PartitionedRatings(Ratings):
         rows = table.new_zeros(len(indices), *table.shape[1:])
         rows[is_owned] = table[places[is_owned]]
         return self.total(rows)
-
-    def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
-        held = self.held[entity]
-        if held.indices is None:
-            return super().row_mean(entity, rows, is_counted)
-        counted = rows[held.owned][is_counted[held.owned]].double()
-        sums = self.total(torch.cat([counted.sum(0), counted.new_tensor([len(counted)])]))
-        return (sums[:-1] / sums[-1]).to(rows)
 
     def gathered(self, values: Tensor) -> Tensor:
         return self.processes.gathered(values)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mfrec.errors import InputError
 from mfrec.sparse import CSRPattern, SparseMatrix, csr_pattern
-from mfrec.sums import ordered_sum
+from mfrec.sums import column_totals, ordered_sum
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -194,6 +194,11 @@ class Ratings:
         """The numbers of all users and of all items; tables have fewer rows if there are `held_rows`."""
         return self.matrix.shape
 
+    @property
+    def local_pattern(self) -> CSRPattern:
+        """The positions of this process's ratings, users × items, with a transpose of just these ratings."""
+        return self.pattern
+
     def row_indices(self, entity: int) -> Tensor:
         """(n_rows,) int64, on the CPU, the index of each row of a table among all users or items."""
         return torch.arange(self.matrix.shape[entity])
@@ -242,7 +247,7 @@ class Ratings:
         return add_up(table)
 
     def sum_tables(self, entity: int, table: Tensor) -> Tensor:
-        """The sum over the processes of their tables, (n_rows, …), in which each has its part of every row."""
+        """The sum of the tables of all processes, (n_rows, …); each holds partial sums of its rows."""
         return table
 
     def rows_at(self, entity: int, table: Tensor, indices: Tensor) -> Tensor:
@@ -251,7 +256,9 @@ class Ratings:
 
     def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
         """(k,) the mean of a table's rows, (n_rows, k), at which a mask, (n_rows,) bool, is True in any process."""
-        return rows[is_counted].mean(0)
+        is_counted = is_counted[:, None].to(rows.device, torch.float64)
+        total = self.row_sum(entity, rows.double() * is_counted, column_totals)
+        return (total / self.row_sum(entity, is_counted)).to(rows)
 
     def gathered(self, values: Tensor) -> Tensor:
         """(n_ratings,) the values of the ratings of all processes, from those of this one."""
@@ -270,7 +277,7 @@ class Ratings:
         return flag
 
     def from_first(self, value: T) -> T:
-        """The value that the first of the processes passed: numbers, strings, lists and dicts."""
+        """The value that the first of the processes passed: tensors on the CPU, numbers, strings, lists and dicts."""
         return value
 
     def pairs_at(self, positions: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ numba's threads are not used: of its three threading layers, workqueue crashes w
 after a fork, and TBB is another package.  A kernel that starts no threads compiles in half the time as well.
 
 Kernels give the same bits on any number of threads.  A task does its work in a fixed order.  It writes to places that
-no other task reads or writes.  The number of tasks does not depend on the number of threads.
+no other task reads or writes.  Results do not depend on how the work is divided into tasks.
 """
 
 from __future__ import annotations

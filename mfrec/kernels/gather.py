@@ -1,4 +1,4 @@
-"""Gathering of the partners of a row's ratings, and sums over them: the parts of `mfrec.kernels.ridge`.
+"""Gathering of the partners of a row's ratings, and sums over them: the parts of the kernels `ridge` and `long_rows`.
 
 The functions take plain arrays.  Passing a tuple on counts the references to all its arrays, which takes as long as a
 row of ten ratings.  Sums take GROUP rows at a time, so that a vector is loaded once for all of them.

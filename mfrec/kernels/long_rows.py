@@ -1,26 +1,22 @@
-"""The ridge regressions of rows with many ratings, which share their partners' way through the cache.
+"""The ridge regressions of rows with many ratings, by passes over all of them.
 
-The partners of such a row do not fit a cache.  Its ratings are cut into segments, so that threads share them, and each
-conjugate-gradient step passes over all ratings again.  A pass goes through the partners in blocks that fit a cache,
-and through the ratings of all segments with partners of a block before the next block: each partner's factors come
-from memory once for all rows of a task.  A segment's sums are made in the order of its ratings, so that their bits
-depend neither on the blocks nor on the tasks.
+The partners of such a row do not fit a cache.  Its ratings are cut into segments, so that threads share them.  Each
+conjugate-gradient step reads all ratings again.  Partners are visited in blocks that fit a cache.  Each block is used
+for all rows of a task before the next one is loaded.  A segment's sums are made in the order of its ratings, so that
+their bits depend neither on the blocks nor on the tasks.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mfrec.kernels.compiled import kernel, parallel
-from mfrec.kernels.descent import begin, move, prepare
 from mfrec.kernels.gather import add_noise, add_products, add_sums, add_variances, gather, squared_length, weigh
-
-if TYPE_CHECKING:
-    from mfrec.kernels.ridge import Entries, Regressions
+from mfrec.kernels.regressions import Entries, Regressions, cg_start, cg_step, complete_sums
 
 Array = npt.NDArray[Any]
 
@@ -32,14 +28,14 @@ TILE = 64
 BLOCK_BYTES = 2**22
 # Tasks for each thread.
 TASKS = 2
-# What a pass adds up.
+# The kinds of sums that a pass adds up.
 SUMS, PRODUCTS, SQUARES = 0, 1, 2
 
 
 class Descents(NamedTuple):
     """The state of conjugate gradients on each long row.
 
-    r, diagonal, ridge, p: (n_long_rows, k), as in `mfrec.kernels.descent`.
+    r, diagonal, ridge, p: (n_long_rows, k), as in `mfrec.kernels.regressions`.
     rz: (n_long_rows,) r · z; −1 where there is no further step.
     """
 
@@ -58,40 +54,42 @@ def minimize_long_rows(
     # The segments of long row n are first[n] … first[n + 1] − 1.
     n_segments = -(-np.diff(crow)[long_rows] // SEGMENT)
     first = np.concatenate([[0], np.cumsum(n_segments)])
-    owner = np.repeat(np.arange(len(long_rows)), n_segments)
-    begins = crow[long_rows][owner] + (np.arange(len(owner)) - first[owner]) * SEGMENT
-    segments = np.stack([owner, long_rows[owner], begins, np.minimum(begins + SEGMENT, crow[long_rows + 1][owner])], 1)
+    number = np.repeat(np.arange(len(long_rows)), n_segments)
+    begins = crow[long_rows][number] + (np.arange(len(number)) - first[number]) * SEGMENT
+    segments = np.stack(
+        [number, long_rows[number], begins, np.minimum(begins + SEGMENT, crow[long_rows + 1][number])], 1
+    )
     r, h_diagonal, ridge, p = np.zeros((4, len(long_rows), k), dtype)
     descents = Descents(r, h_diagonal, ridge, p, rz=np.zeros(len(long_rows), dtype))
 
-    def add_up(what: int) -> Array:
-        return passed(what, segments, entries, problem, descents.p)
+    def add_up(kind: int) -> Array:
+        return segment_sums(kind, segments, entries, problem, descents.p)
 
     with np.errstate(all="ignore"):  # without compilation, numpy warns of hashes and of diverged factors
-        begin_rows(long_rows, first, add_up(SUMS), problem, descents, weights, diagonal)
+        start_rows(long_rows, first, add_up(SUMS), problem, descents, weights, diagonal)
         for step in range(1, steps + 1):
-            what = SQUARES if step == steps else PRODUCTS
-            move_rows(what, long_rows, first, add_up(what), problem, descents, weights)
+            kind = SQUARES if step == steps else PRODUCTS
+            step_rows(kind, long_rows, first, add_up(kind), problem, descents, weights)
 
 
-def passed(what: int, segments: Array, entries: Entries, problem: Regressions, directions: Array) -> Array:
-    """(n_segments, 3, k) sums over the ratings of each segment; see `visit`."""
+def segment_sums(kind: int, segments: Array, entries: Entries, problem: Regressions, directions: Array) -> Array:
+    """(n_segments, 3, k) sums over the ratings of each segment; see `add_segment_sums`."""
     k, dtype = problem.start.shape[1], problem.start.dtype
     sums = np.zeros((len(segments), 3, k), dtype)
     n_tasks = min(len(segments), TASKS * torch.get_num_threads())
     block = max(1, BLOCK_BYTES // (problem.partners[:1].nbytes + problem.variances[:1].nbytes))
 
-    def visit_some(task: int) -> None:
+    def run(task: int) -> None:
         with np.errstate(all="ignore"):
-            visit(what, task, n_tasks, segments, block, entries, problem, directions, sums)
+            add_segment_sums(kind, task, n_tasks, segments, block, entries, problem, directions, sums)
 
-    parallel(visit_some, n_tasks)
+    parallel(run, n_tasks)
     return sums
 
 
 @kernel
-def visit(
-    what: int,
+def add_segment_sums(
+    kind: int,
     task: int,
     n_tasks: int,
     segments: Array,
@@ -103,8 +101,11 @@ def visit(
 ) -> None:
     """Add sums over the ratings of each segment of a task to zeros, (n_segments, 3, k).
 
+    The partners of a row's ratings must ascend.
+
     Args:
-        what: SUMS for the right-hand side, the diagonal of H and the variances; PRODUCTS for H(p); SQUARES for p·H(p).
+        kind: SUMS for the right-hand side, the diagonal of H and the variances, in this order; PRODUCTS for H(p), which
+            is sums[:, 0]; SQUARES for p · H(p), which is sums[:, 0, 0].
         task: the first of its segments; the others follow at intervals of n_tasks, so that all tasks take as long.
         segments: (n_segments, 4) the number of the long row, its row, and the range of its ratings.
         block: partners whose ratings are visited before those of others.
@@ -126,9 +127,9 @@ def visit(
                 n = min(TILE, end - tile)
                 m = gather(col, tile, n, partners, x, v, shift)
                 weigh(row, tile, n, col, targets, rating_weights, row_scales, partner_scales, v, shift)
-                if what == PRODUCTS:
+                if kind == PRODUCTS:
                     add_products(x, m, v, directions[number], sums[s, 0])
-                elif what == SQUARES:
+                elif kind == SQUARES:
                     sums[s, 0, 0] += squared_length(x, m, v, directions[number])
                 else:
                     if noise_std > 0:
@@ -142,7 +143,7 @@ def visit(
 
 
 @kernel
-def begin_rows(
+def start_rows(
     long_rows: Array,
     first: Array,
     sums: Array,
@@ -160,14 +161,14 @@ def begin_rows(
             r[n] += sums[s, 0]
             diagonal[n] += sums[s, 1]
             ridge[n] += sums[s, 2]
-        prepare(row, rows, start, ridges, rhs_shift, free, r[n], ridge[n], diagonal[n])
-        rz[n] = begin(row, start, r[n], diagonal[n], p[n], weights)
+        complete_sums(row, rows, start, ridges, rhs_shift, free, r[n], ridge[n], diagonal[n])
+        rz[n] = cg_start(row, start, r[n], diagonal[n], p[n], weights)
         diagonals[row] = diagonal[n]
 
 
 @kernel
-def move_rows(
-    what: int,
+def step_rows(
+    kind: int,
     long_rows: Array,
     first: Array,
     sums: Array,
@@ -178,7 +179,7 @@ def move_rows(
     """A step of each long row that has not converged.
 
     Args:
-        what: PRODUCTS, or SQUARES in the last step.
+        kind: PRODUCTS, or SQUARES in the last step.
     """
     r, diagonal, ridge, p, rz = descents
     free, tiny, eps = problem.free, problem.tiny, problem.eps
@@ -189,9 +190,9 @@ def move_rows(
         square = zero
         h[:] = ridge[n] * p[n]
         for s in range(first[n], first[n + 1]):
-            if what == SQUARES:
+            if kind == SQUARES:
                 square += sums[s, 0, 0]
             else:
                 h += sums[s, 0]
-        product, row = nothing if what == SQUARES else h, long_rows[n]
-        rz[n] = move(row, rz[n], square, product, ridge[n], free, tiny, eps, diagonal[n], r[n], p[n], weights)
+        product, row = nothing if kind == SQUARES else h, long_rows[n]
+        rz[n] = cg_step(row, rz[n], square, product, ridge[n], free, tiny, eps, diagonal[n], r[n], p[n], weights)

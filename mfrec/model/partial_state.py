@@ -10,7 +10,7 @@ from torch import Tensor
 from mfrec.data.ratings import Ratings
 from mfrec.model.entity import ITEM, entity_of
 
-# Makes another table, or None, of an entity's table, (n_rows, …).
+# A function of an entity and a table of its rows, (n_rows, …), that returns what takes the table's place.
 TableMap = Callable[[int, Tensor], Any]
 
 
@@ -28,9 +28,10 @@ def map_pair(tables: Sequence[Tensor], change: TableMap) -> list[Any]:
 
 
 def gathering(ratings: Ratings) -> TableMap:
-    """Makes tables of all rows of the tables of all processes; those but the first may get None.
+    """A `TableMap` that gathers the rows of all processes in a table of all rows, in the first process.
 
-    A table that occurs several times is gathered once.
+    With partial tables, the others get None.  All processes must call it for the same tables in the same order.  A
+    table that occurs several times is gathered once.
     """
     gathered: dict[int, tuple[Tensor, Tensor | None]] = {}
 

@@ -210,11 +210,12 @@ def _minimize_rows(
     """`minimize` by the kernel; noise is its standard deviation and its seed."""
     from mfrec.kernels import ridge as kernels  # numba is imported where a kernel runs
     from mfrec.kernels.normals import INCREMENT
+    from mfrec.kernels.regressions import Entries, Regressions
 
     factors, start = model.augmented_factors(), view.of_rows(model.weights(term))
     nothing, no_rows = start.new_empty(0), start.new_empty(0, start.shape[1])
     scales = (nothing, nothing) if view.scales is None else (view.scales[0][:, 0], view.scales[1][:, 0])
-    entries = kernels.Entries(
+    entries = Entries(
         crow=array_of(view.pattern.crow.long()),
         col=array_of(view.pattern.col),
         targets=array_of(view.targets),
@@ -223,7 +224,7 @@ def _minimize_rows(
         partner_scales=array_of(scales[1]),
     )
     scalar, limits = array_of(start).dtype.type, torch.finfo(start.dtype)
-    problem = kernels.Regressions(
+    problem = Regressions(
         rows=array_of(view.of_rows(factors[term.entity])),
         start=array_of(start),
         partners=array_of(factors[1 - term.entity]),

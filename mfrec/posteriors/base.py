@@ -155,7 +155,10 @@ class Posterior(ABC):
         """The state besides the model, with "kind": tensors, numbers, strings, dicts and lists."""
 
     def map_tables(self, state: Mapping[str, Any], change: TableMap) -> dict[str, Any]:
-        """A `state_dict()` with change(entity, table) in place of each table of users' or items' rows, (n_rows, …)."""
+        """A `state_dict()` with change(entity, table) in place of each table of users' or items' rows, (n_rows, …).
+
+        For posteriors of solvers that support partial tables, whose checkpoints have all rows.
+        """
         return dict(state)
 
     @classmethod

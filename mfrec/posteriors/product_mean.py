@@ -10,7 +10,7 @@ this product in common, so the factors are cut to its largest singular values as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ class ProductMean:
 
     Args:
         model: the model whose rank, biases, offset and rating range the mean shares.
-        ratings: the training ratings, if several processes may have the model's rows.
+        ratings: the training ratings, if tables are partial: sums over rows go through them.
 
     Attributes:
         n: the number of products added.
@@ -62,10 +62,18 @@ class ProductMean:
             if self.model.biases:
                 self.bias_sums[entity] += factors[:, k + entity]
         if self.sums[USER].shape[1] >= (MEAN_RANKS + BUFFERED) * k:
-            grams = None
-            if self.ratings is not None:
-                grams = [self.ratings.row_sum(entity, rows, gram) for entity, rows in enumerate(self.sums)]
-            self.sums = list(truncated(self.sums[USER], self.sums[ITEM], MEAN_RANKS * k, grams))
+            self._truncate(MEAN_RANKS * k)
+
+    def _truncate(self, rank: int) -> None:
+        if self.ratings is None:
+            self.sums = list(truncated(self.sums[USER], self.sums[ITEM], rank))
+            return
+        grams = [self.ratings.row_sum(entity, rows, gram).cpu() for entity, rows in enumerate(self.sums)]
+        # Processes on unlike hosts may get other eigenvectors, but must cut alike.
+        maps = self.ratings.from_first(
+            truncating_maps(grams[USER], grams[ITEM], rank, torch.finfo(self.model.dtype).eps)
+        )
+        self.sums = [rows @ change.to(rows) for rows, change in zip(self.sums, maps, strict=True)]
 
     def mean_model(self) -> MatrixFactorization:
         """The model without features, of several times the rank, that predicts the mean of at least one product."""
@@ -100,8 +108,14 @@ class ProductMean:
             self.session_sum = state["session_sum"].to(self.model.device)
 
 
-def truncated(left: Tensor, right: Tensor, rank: int, grams: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Factors of at most `rank` columns whose product is left rightᵀ, (n, m), cut to its largest singular values.
+def truncated(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors of at most `rank` columns whose product is left rightᵀ, (n, m), cut to its largest singular values."""
+    left_map, right_map = truncating_maps(gram(left), gram(right), rank, torch.finfo(left.dtype).eps)
+    return left @ left_map.to(left), right @ right_map.to(right)
+
+
+def truncating_maps(left_gram: Tensor, right_gram: Tensor, rank: int, eps: float) -> tuple[Tensor, Tensor]:
+    """(k, ≤ rank) float64 matrices A and B, for which L A (R B)ᵀ is L Rᵀ cut to its largest singular values.
 
     With L and R for left and right, RᵀR = V D Vᵀ, H = V √D and Hᵀ (LᵀL) H = W Σ² Wᵀ,
 
@@ -112,17 +126,16 @@ def truncated(left: Tensor, right: Tensor, rank: int, grams: Sequence[Tensor] | 
     product is exact for any D and W, so that their rounding only affects which columns are cut.
 
     Args:
-        grams: LᵀL and RᵀR, if L and R have more rows than those of left and right.
+        left_gram, right_gram: LᵀL and RᵀR, (k, k) float64.
+        eps: that of the type of L and R.
     """
-    left_gram, right_gram = (gram(left), gram(right)) if grams is None else grams
-    eps = torch.finfo(left.dtype).eps
     D, V = _eigenvectors(right_gram, eps)
     H = V * D.sqrt()
     squares, W = _eigenvectors(H.mT @ left_gram @ H, eps**2)
     squares, W = squares[-rank:], W[:, -rank:]
     # Both factors get half of each singular value.
     root = squares**0.25
-    return left @ (H @ W / root).to(left), right @ ((V / D.sqrt()) @ W * root).to(right)
+    return H @ W / root, (V / D.sqrt()) @ W * root
 
 
 def gram(rows: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class PosteriorSamples(Posterior):
         max_draws: how many draws to keep; when full, every second draw is dropped and the stride doubles.
         homoscedastic: whether τ is 1 for all users and items.
         session_freedom: ν of the prior of session biases; None for a Gaussian.
-        ratings: the training ratings, if several processes may have the model's rows.
+        ratings: the training ratings, if tables are partial: sums over rows go through them.
     """
 
     kind: ClassVar[str] = "samples"

@@ -36,8 +36,8 @@ CAPABILITIES: dict[Capability, str] = {
 class Solver:
     """A way to train a model: changes it in place, one `epoch()` at a time.
 
-    A subclass implements `epoch`; `state_dict` and `load_state_dict` if it has a state besides the model; and `plan`
-    if the number of epochs matters.
+    A subclass implements `epoch`; `state_dict` and `load_state_dict` if it has a state besides the model; `map_tables`
+    if that state has tables of rows and it supports partial tables; and `plan` if the number of epochs matters.
 
     Args:
         model: the model to train.

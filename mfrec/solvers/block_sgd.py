@@ -54,7 +54,7 @@ class Block(NamedTuple):
     rows: its users and its items, as slices of the shuffled factors.
     cell: the user group and the item group of the block.
     targets: centred ratings, indexed within the block.
-    members: (n_entries,) the position of each among all ratings that this process steps through.
+    members: (n_entries,) the position of each among the entries that were cut into blocks.
     weights: (n_entries,) of the ratings, or None if all are 1.
     """
 
@@ -190,7 +190,7 @@ class BlockSGD(Solver):
             self._update(self.blocks[b], self.block_counts[b], weights, lr)
 
     def _take_turns(self, rotation: Rotation, order: Sequence[int], weights: list[Tensor], lr: float) -> None:
-        """The same as one of several processes; afterwards each has the weights of all rows."""
+        """`_visit` in several processes, turn by turn; afterwards each has the weights of all rows."""
         tables: tuple[list[Tensor], list[Tensor]] = ([], [])
         for t, term in enumerate(self.terms):
             tables[term.entity].extend(kept[t] for kept in (weights, self.velocity, self.squares) if kept)

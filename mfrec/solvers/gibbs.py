@@ -95,7 +95,8 @@ class Gibbs(Solver):
         options, chain = self.options, self.chains[0]
         arguments = self.model, options.samples, options.homoscedastic, options.freedom()
         if not isinstance(chain, OrdinalChain):
-            return PosteriorSamples(*arguments, ratings=self.ratings)
+            is_partial = self.ratings.held_rows is not None
+            return PosteriorSamples(*arguments, ratings=self.ratings if is_partial else None)
         latents = chain.latents
         return OrdinalSamples(*arguments, levels=latents.levels, cutpoints=latents.cutpoints, pairs=self._pairs)
 
@@ -175,6 +176,7 @@ def _restarted(model: MatrixFactorization, ratings: Ratings, generator: torch.Ge
         for entity, held in zip(copied.entities, ratings.held_rows or (None, None), strict=True):
             if entity.factors is not None:
                 weight = entity.factors.weight
+                # These draw the numbers of all rows and keep those of the held ones.
                 draw = partial(initial_factors, "small-normal", nonnegative=False, generator=generator)
                 normals = draw(len(weight), rank=model.rank, dtype=weight.dtype, held=held)
                 weight.mul_(normals.sign().to(weight))

@@ -151,7 +151,7 @@ class Chain:
             return
         for entity, shape in enumerate(self.shapes):
             if entity == ITEM:
-                sums = ratings.sum_tables(ITEM, column_sums(ratings.pattern, squares, tau[USER]))
+                sums = ratings.sum_tables(ITEM, column_sums(ratings.local_pattern, squares, tau[USER]))
             drawn = on_device(counter_gammas(self._seed(), self.indices[entity], shape), sums.device)
             rate = PRECISION_SCALE_SHAPE + 0.5 * self.alpha * sums
             tau[entity] = (drawn[:, None] / rate).to(squares.dtype)

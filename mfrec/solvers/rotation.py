@@ -22,7 +22,7 @@ class Rotation:
     """Which process owns each user group, and which one holds each item group.
 
     Args:
-        groups: (n_users,) and (n_items,) the group of each user and item.
+        groups: (n_users,) and (n_items,) the group of each user and item, by their indices in the solver's own order.
         n_groups: the numbers of user groups and of item groups.
 
     Attributes:
@@ -41,10 +41,11 @@ class Rotation:
     def ratings_of_groups(
         self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """The ratings of the user groups that this process owns, by user, from each process's part of them.
+        """The ratings of the user groups that this process owns, from each process's part of them, by process.
 
         Args:
-            users, items, targets, weights: (n,) the ratings that this process has read, by user.
+            users, items: (n,) the ratings that this process has read; indices of `groups`.
+            targets, weights: (n,) of these ratings.
         """
         to = self.owners.index_select(0, self.groups[0].index_select(0, users.cpu()).long())
         order, counts = torch.argsort(to, stable=True), torch.bincount(to, minlength=self.processes.count).tolist()
@@ -67,19 +68,23 @@ class Rotation:
         here, everyone = self.processes.index, range(self.processes.count)
         pairs = zip(holders.tolist(), receivers.tolist(), strict=True)
         moves = [(group, move) for group, move in enumerate(pairs) if move[0] != move[1]]
+        if not moves:
+            return
         leaving = [[group for group, move in moves if move == (here, process)] for process in everyone]
-        arriving = [group for process in everyone for group, move in moves if move == (process, here)]
-        counts = [sum(len(self.members[group]) for group in groups) for groups in leaving]
-        sent, received = self._rows(chain.from_iterable(leaving)), self._rows(arriving)
+        arriving = [[group for group, move in moves if move == (process, here)] for process in everyone]
+        counts = [
+            [sum(len(self.members[group]) for group in groups) for groups in lists] for lists in (leaving, arriving)
+        ]
+        sent, received = (self._rows(chain.from_iterable(lists)) for lists in (leaving, arriving))
         for parameter in parameters:
-            parameter[received] = self.processes.exchanged(parameter[sent], counts)
+            parameter[received] = self.processes.exchanged(parameter[sent], *counts)
 
     def _rows(self, groups: Iterable[int]) -> Tensor:
         return torch.cat([torch.empty(0, dtype=torch.int64), *(self.members[group] for group in groups)])
 
     def complete(self, user_parameters: Sequence[Tensor], item_parameters: Sequence[Tensor]) -> None:
         """Bring the last values of all rows to all processes."""
-        assert self.holders is not None, "an epoch has at least one stratum"
+        assert self.holders is not None, "items must be sent before"
         for parameters, groups, process in (
             (user_parameters, self.groups[0], self.owners),
             (item_parameters, self.groups[1], self.holders),

@@ -17,8 +17,10 @@ from mfrec.sums import torch_threads
 
 # They need sparse gradients, or do not work for every parameter on their own.
 EXCLUDED = {"optimizer", "sparseadam", "muon"}
-# They sum over rows, and a process with partial tables lacks some.
-COUPLING = {"lbfgs", "adafactor"}
+# They step each number on its own, so that a process with partial tables needs no other rows.
+ELEMENTWISE = {
+    "adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd",
+}  # fmt: skip
 
 
 class TorchOptimizer(Solver):
@@ -27,7 +29,7 @@ class TorchOptimizer(Solver):
     Autograd differentiates J, whose backward pass is the hand-derived gradient: a step costs as much as one of `gd`.
 
     Raises:
-        InputError: torch has no such optimizer for dense gradients, or it sums over rows and tables are partial.
+        InputError: torch has no such optimizer for dense gradients, or tables are partial and it is not elementwise.
     """
 
     options: TorchOptimizerOptions
@@ -39,10 +41,8 @@ class TorchOptimizer(Solver):
         name = self.options.optimizer.lower()
         if name not in classes:
             raise unknown("optimizer", self.options.optimizer, classes)
-        if self.ratings.held_rows is not None and name in COUPLING:
-            raise OptionError(
-                "optimizer", f"must step each number on its own with partial tables (got {name}); use adam"
-            )
+        if self.ratings.held_rows is not None and name not in ELEMENTWISE:
+            raise OptionError("optimizer", f"must be elementwise with partial tables (got {name}); use adam")
         self.optimizer: torch.optim.Optimizer = classes[name](self.model.parameters(), lr=self.options.lr)
 
     def epoch(self) -> dict[str, float]:

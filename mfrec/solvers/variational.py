@@ -111,9 +111,7 @@ class VariationalBayes(Solver):
         if self.model.sessions is not None:
             precision = torch.full((len(self.model.sessions.sessions.gaps),), 20 / std**2).to(ratings.values)
             self.sessions = SessionField(self.model.sessions, self.options.freedom(), precision)
-        # 1 for users, and for items, with ratings, (n, 1); and their numbers.
-        self.rated = [(n > 0)[:, None].to(ratings.values) for n in (ratings.user_counts, ratings.item_counts)]
-        self.n_rated = [float(ratings.row_sum(entity, rated.double())) for entity, rated in enumerate(self.rated)]
+        self.rated = [counts > 0 for counts in (ratings.user_counts, ratings.item_counts)]
         self.columns = [view.columns for view in self.views]
         self.epochs = 0
 
@@ -186,8 +184,8 @@ class VariationalBayes(Solver):
         for entity, rated in enumerate(self.rated):
             bias = self.model.entities[entity].bias
             if bias is not None:
-                mean = self.ratings.row_sum(entity, bias.weight * rated) / self.n_rated[entity]
-                bias.weight -= mean * rated
+                mean = self.ratings.row_mean(entity, bias.weight, rated)[0]
+                bias.weight -= mean * rated[:, None]
                 self.model.offset = self.model.offset + mean
         self.views = retargeted(self.views, *targets(self.model, self.ratings))
 
@@ -235,7 +233,7 @@ class VariationalBayes(Solver):
         if entity == USER:
             sums = self.ratings.share(USER, row_sums(self.ratings.pattern, squares, t[ITEM]))
         else:
-            sums = self.ratings.sum_tables(ITEM, column_sums(self.ratings.pattern, squares, t[USER]))
+            sums = self.ratings.sum_tables(ITEM, column_sums(self.ratings.local_pattern, squares, t[USER]))
         return t[entity].double() * sums
 
     @torch.no_grad()

@@ -20,7 +20,9 @@ from mfrec.data.splits import SPLIT_NAMES
 from mfrec.errors import InputError, OptionError
 from mfrec.experiments.run import Run, load_run
 from mfrec.experiments.training import train
+from mfrec.model import squared_errors
 from mfrec.model.objective import Objective
+from mfrec.model.squared_errors import column_sums
 from mfrec.processes import balanced
 from mfrec.solvers.registry import SOLVERS
 
@@ -131,8 +133,16 @@ def test_a_solver_that_needs_all_rows_refuses_partial_tables_and_names_those_tha
 def test_an_optimizer_that_sums_over_rows_refuses_partial_tables(optimizer, monkeypatch):
     train = planted_ratings()[0]
     hold_rows(train, monkeypatch)
-    with pytest.raises(OptionError, match=f"must step each number on its own .* {optimizer.lower()}"):
+    with pytest.raises(OptionError, match=rf"must be elementwise with partial tables \(got {optimizer.lower()}\)"):
         make_solver("optim", make_model(train), train, Objective(0.1), optimizer=optimizer)
+
+
+def test_a_process_sums_its_part_of_columns_without_a_kernel_as_with_it(monkeypatch):
+    train = partitioned_splits(planted_ratings()[0], torch.zeros(4000, dtype=torch.uint8), OneOfTwo())["train"]
+    scales = torch.rand(120, 1, generator=torch.Generator().manual_seed(0))
+    expected = column_sums(train.local_pattern, train.values, scales)
+    monkeypatch.setattr(squared_errors, "has_kernel", lambda tensor: False)
+    torch.testing.assert_close(column_sums(train.local_pattern, train.values, scales), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_each_process_has_ratings_of_its_own_and_together_they_have_all(alone, together):
@@ -214,7 +224,9 @@ def test_a_solver_that_needs_all_ratings_refuses_a_part_and_names_those_that_do_
 def test_what_needs_the_ratings_of_all_processes_is_refused(name, part, message):
     ratings = with_times(planted_ratings()[0])
     train = partitioned_splits(ratings, torch.zeros(len(ratings), dtype=torch.uint8), OneOfTwo())["train"]
-    options = {"sessions": Sessions(ratings, SESSION_GAPS)} if part == "sessions" else {"user_features": {part: kinds(120)}}
+    options = (
+        {"sessions": Sessions(ratings, SESSION_GAPS)} if part == "sessions" else {"user_features": {part: kinds(120)}}
+    )
     with pytest.raises(InputError, match=f"^{message}"):
         make_solver(name, make_model(train, **options), train, Objective(0.1))
 

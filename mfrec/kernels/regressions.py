@@ -1,11 +1,12 @@
-"""Conjugate gradients on one row's regression, apart from the products with the row's ratings.
+"""Ridge regressions of rows: the arrays that kernels take, and conjugate gradients on one row.
 
-`mfrec.model.ridge.minimize_by_cg` is the plain definition.
+The kernels add up the products with a row's ratings, each in its own way.  `mfrec.model.ridge.minimize_by_cg` is the
+plain definition.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,53 @@ from mfrec.kernels.compiled import kernel
 Array = npt.NDArray[Any]
 
 
+class Entries(NamedTuple):
+    """The ratings in the order of the rows; an empty array of weights or scales stands for ones.
+
+    crow: (n_rows + 1,) int64, as in `CSRPattern`.
+    col: (n_entries,) the partner of each rating.
+    targets, weights: (n_entries,).
+    row_scales, partner_scales: (n_rows,) and (n_cols,) factors that multiply the weights.
+    """
+
+    crow: Array
+    col: Array
+    targets: Array
+    weights: Array
+    row_scales: Array
+    partner_scales: Array
+
+
+class Regressions(NamedTuple):
+    """The rows' regressions, besides their ratings; optional arrays are empty where they are left out.
+
+    rows: (n_rows, k) the augmented factors; the term is one of their summands.
+    start: (n_rows, k) the term's W̃.
+    partners: (n_cols, k) the augmented factors of the fixed entity.
+    variances: (n_cols, k), optional; their weighted sum over a row's ratings penalizes the whole row.
+    ridge: (1, k) or (n_rows, k).
+    rhs_shift: (n_rows, k), optional; added to the right-hand side.
+    free: (k,) 1 in the columns to solve for, 0 in that of the constant 1.
+    tiny, eps: those of the floating-point type.
+    noise_std: normal noise of standard deviation noise_std / √weight is added to the targets, unless it is 0.
+    seed: of the noise, uint64.
+    """
+
+    rows: Array
+    start: Array
+    partners: Array
+    variances: Array
+    ridge: Array
+    rhs_shift: Array
+    free: Array
+    tiny: Any
+    eps: Any
+    noise_std: Any
+    seed: Any
+
+
 @kernel
-def prepare(
+def complete_sums(
     row: int,
     rows: Array,
     start: Array,
@@ -45,7 +91,7 @@ def prepare(
 
 
 @kernel
-def begin(row: int, start: Array, r: Array, diagonal: Array, p: Array, weights: Array) -> Any:
+def cg_start(row: int, start: Array, r: Array, diagonal: Array, p: Array, weights: Array) -> Any:
     """Set the row's weights to the start, and p to the first direction z = r / diagonal; returns r · z."""
     rz = r.dtype.type(0)
     for c in range(len(r)):
@@ -56,7 +102,7 @@ def begin(row: int, start: Array, r: Array, diagonal: Array, p: Array, weights: 
 
 
 @kernel
-def move(
+def cg_step(
     row: int,
     rz: Any,
     square: Any,
@@ -74,8 +120,8 @@ def move(
 
     Args:
         rz: r · z.
-        square: in the last step, whose length needs p · H(p) only, the ratings' part of it.
-        h: H(p) but for the columns that are not free; empty in the last step.
+        square: in the last step, the ratings' part of p · H(p), which is all that its length needs; else 0.
+        h: H(p) before the fixed columns are set to 0; empty in the last step.
         r, p: changed to those of the next step.
     """
     k, zero, ended, is_last = len(r), r.dtype.type(0), r.dtype.type(-1), not len(h)
