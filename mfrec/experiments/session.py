@@ -66,8 +66,8 @@ class Session:
         self.is_first = processes is None or processes.index == 0
         self.device = training_device(config)
         self.resumed_at: int | None = None
-        if processes is not None and config.fit.partial_tables and monitor(config.fit.monitor).ranks_items:
-            raise OptionError("monitor", "must be an error such as rmse with partial tables, which lack items to rank")
+        if processes is not None and config.fit.partial_tables:
+            check_partial_tables(config)
         self._build(first_fit)
         if config.fit.refit and first_fit is None and "valid" not in self.splits:
             raise OptionError("refit", "needs validation ratings; set valid_fraction above 0")
@@ -287,3 +287,15 @@ class Session:
 def active_loggers(config: ExperimentConfig) -> list[str]:
     """The names of the configured loggers; without TensorBoard if log_every is 0."""
     return [name for name in config.run.loggers if name != "tensorboard" or config.run.log_every]
+
+
+def check_partial_tables(config: ExperimentConfig) -> None:
+    """Check that no process needs all rows.
+
+    Raises:
+        OptionError: a ranking is monitored, or the model has features.
+    """
+    if monitor(config.fit.monitor).ranks_items:
+        raise OptionError("monitor", "must be an error such as rmse with partial tables, which lack items to rank")
+    if config.model.user_features or config.model.item_features:
+        raise OptionError("partial_tables", "must be off for a model with features, which need all rows")

@@ -52,6 +52,18 @@ def test_a_run_holds_its_options_data_model_and_figures(tiny: Path, tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"monitor": "ndcg@10"}, "monitor must be an error such as rmse with partial tables"),
+        ({"item_features": "genres"}, "partial_tables must be off for a model with features"),
+    ],
+)
+def test_what_needs_all_rows_is_refused_with_partial_tables(options: dict[str, Any], message: str, tiny: Path) -> None:
+    with pytest.raises(OptionError, match=message):
+        session.check_partial_tables(small_config(tiny, None, solver="als", partial_tables=True, **options))
+
+
 def test_without_a_run_dir_nothing_is_saved(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     saved = train(small_config(tiny, tmp_path / "runs", name="run"))
