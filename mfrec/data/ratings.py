@@ -256,9 +256,9 @@ class Ratings:
 
     def row_mean(self, entity: int, rows: Tensor, is_counted: Tensor) -> Tensor:
         """(k,) the mean of a table's rows, (n_rows, k), at which a mask, (n_rows,) bool, is True in any process."""
-        is_counted = is_counted[:, None].to(rows.device, torch.float64)
-        total = self.row_sum(entity, rows.double() * is_counted, column_totals)
-        return (total / self.row_sum(entity, is_counted)).to(rows)
+        is_counted = is_counted[:, None].to(rows.device)
+        total = self.row_sum(entity, rows * is_counted, column_totals)
+        return total / self.row_sum(entity, is_counted.double()).to(rows)
 
     def gathered(self, values: Tensor) -> Tensor:
         """(n_ratings,) the values of the ratings of all processes, from those of this one."""
