@@ -115,12 +115,14 @@ def solve(
     """Conjugate gradients on one row's regression; the ratings' part of H is that of the first m rows x."""
     zero, nothing = r.dtype.type(0), h[:0]
     rz = cg_start(row, start, r, diagonal, p, weights)
-    for _ in range(1, steps):
-        for c in range(len(h)):
-            h[c] = ridge[c] * p[c]
-        add_products(x, m, v, p, h)
-        rz = cg_step(row, rz, zero, h, ridge, free, tiny, eps, diagonal, r, p, weights)
+    for step in range(1, steps + 1):
+        square, product = zero, h
+        if step == steps:
+            square, product = squared_length(x, m, v, p), nothing
+        else:
+            for c in range(len(h)):
+                h[c] = ridge[c] * p[c]
+            add_products(x, m, v, p, h)
+        rz = cg_step(row, rz, square, product, ridge, free, tiny, eps, diagonal, r, p, weights)
         if rz < 0:
             return
-    if steps:
-        cg_step(row, rz, squared_length(x, m, v, p), nothing, ridge, free, tiny, eps, diagonal, r, p, weights)
