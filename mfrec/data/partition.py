@@ -243,15 +243,14 @@ def partitioned_splits(
     places = order[by_item].long()
     user_labels, item_labels = labels[by_user], labels[places]
     user_values, item_values = matrix.values[by_user], matrix.values.index_select(0, places)
+    all_weights = None if (w := ratings.weights) is None else (w[by_user], w.index_select(0, places))
     splits = {}
     for name, label in SPLIT_NAMES.items():
         if not processes.any(bool((user_labels == label).any())):
             continue
         kept, kept_by_item = user_labels == label, item_labels == label
         timestamps = None if ratings.timestamps is None else ratings.timestamps[by_user][kept]
-        weights = None
-        if ratings.weights is not None:
-            weights = ratings.weights[by_user][kept], ratings.weights.index_select(0, places)[kept_by_item]
+        weights = None if all_weights is None else (all_weights[0][kept], all_weights[1][kept_by_item])
         splits[name] = PartitionedRatings(
             processes,
             _owned_rows(ratings.pattern, kept, user_values[kept], users, items),

@@ -35,10 +35,14 @@ SUMS, PRODUCTS, SQUARES = 0, 1, 2
 class Descents(NamedTuple):
     """The state of conjugate gradients on each long row.
 
+    rows: (n_long_rows,) the rows.
+    first: (n_long_rows + 1,) the segments of long row n are first[n] … first[n + 1] − 1.
     r, diagonal, ridge, p: (n_long_rows, k), as in `mfrec.kernels.regressions`.
-    rz: (n_long_rows,) r · z; −1 where there is no further step.
+    rz: (n_long_rows,) r · z; −1 after the last step of a row.
     """
 
+    rows: Array
+    first: Array
     r: Array
     diagonal: Array
     ridge: Array
@@ -51,7 +55,6 @@ def minimize_long_rows(
 ) -> None:
     """Solve some rows; writes to their weights and diagonal."""
     crow, (_, k), dtype = entries.crow, problem.start.shape, problem.start.dtype
-    # The segments of long row n are first[n] … first[n + 1] − 1.
     n_segments = -(-np.diff(crow)[long_rows] // SEGMENT)
     first = np.concatenate([[0], np.cumsum(n_segments)])
     number = np.repeat(np.arange(len(long_rows)), n_segments)
@@ -60,16 +63,16 @@ def minimize_long_rows(
         [number, long_rows[number], begins, np.minimum(begins + SEGMENT, crow[long_rows + 1][number])], 1
     )
     r, h_diagonal, ridge, p = np.zeros((4, len(long_rows), k), dtype)
-    descents = Descents(r, h_diagonal, ridge, p, rz=np.zeros(len(long_rows), dtype))
+    descents = Descents(long_rows, first, r, h_diagonal, ridge, p, rz=np.zeros(len(long_rows), dtype))
 
     def add_up(kind: int) -> Array:
         return segment_sums(kind, segments, entries, problem, descents.p)
 
     with np.errstate(all="ignore"):  # without compilation, numpy warns of hashes and of diverged factors
-        start_rows(long_rows, first, add_up(SUMS), problem, descents, weights, diagonal)
+        start_rows(add_up(SUMS), problem, descents, weights, diagonal)
         for step in range(1, steps + 1):
             kind = SQUARES if step == steps else PRODUCTS
-            step_rows(kind, long_rows, first, add_up(kind), problem, descents, weights)
+            step_rows(kind, add_up(kind), problem, descents, weights)
 
 
 def segment_sums(kind: int, segments: Array, entries: Entries, problem: Regressions, directions: Array) -> Array:
@@ -143,17 +146,9 @@ def add_segment_sums(
 
 
 @kernel
-def start_rows(
-    long_rows: Array,
-    first: Array,
-    sums: Array,
-    problem: Regressions,
-    descents: Descents,
-    weights: Array,
-    diagonals: Array,
-) -> None:
+def start_rows(sums: Array, problem: Regressions, descents: Descents, weights: Array, diagonals: Array) -> None:
     """Set the state of each long row from the sums over its segments."""
-    r, diagonal, ridge, p, rz = descents
+    long_rows, first, r, diagonal, ridge, p, rz = descents
     rows, start, ridges, rhs_shift, free = problem.rows, problem.start, problem.ridge, problem.rhs_shift, problem.free
     for n in range(len(long_rows)):
         row = long_rows[n]
@@ -167,21 +162,13 @@ def start_rows(
 
 
 @kernel
-def step_rows(
-    kind: int,
-    long_rows: Array,
-    first: Array,
-    sums: Array,
-    problem: Regressions,
-    descents: Descents,
-    weights: Array,
-) -> None:
+def step_rows(kind: int, sums: Array, problem: Regressions, descents: Descents, weights: Array) -> None:
     """A step of each long row that has not converged.
 
     Args:
         kind: PRODUCTS, or SQUARES in the last step.
     """
-    r, diagonal, ridge, p, rz = descents
+    long_rows, first, r, diagonal, ridge, p, rz = descents
     free, tiny, eps = problem.free, problem.tiny, problem.eps
     h, nothing, zero = np.empty(r.shape[1], r.dtype), np.empty(0, r.dtype), r.dtype.type(0)
     for n in range(len(long_rows)):

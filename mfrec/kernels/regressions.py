@@ -116,7 +116,7 @@ def cg_step(
     p: Array,
     weights: Array,
 ) -> Any:
-    """A step along p; returns r · z for the next one, or −1 if there is none.
+    """A step along p; returns r · z for the next step, or −1 after the last.
 
     Args:
         rz: r · z.

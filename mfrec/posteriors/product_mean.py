@@ -62,18 +62,7 @@ class ProductMean:
             if self.model.biases:
                 self.bias_sums[entity] += factors[:, k + entity]
         if self.sums[USER].shape[1] >= (MEAN_RANKS + BUFFERED) * k:
-            self._truncate(MEAN_RANKS * k)
-
-    def _truncate(self, rank: int) -> None:
-        if self.ratings is None:
-            self.sums = list(truncated(self.sums[USER], self.sums[ITEM], rank))
-            return
-        grams = [self.ratings.row_sum(entity, rows, gram).cpu() for entity, rows in enumerate(self.sums)]
-        # Processes on unlike hosts may get other eigenvectors, but must cut alike.
-        maps = self.ratings.from_first(
-            truncating_maps(grams[USER], grams[ITEM], rank, torch.finfo(self.model.dtype).eps)
-        )
-        self.sums = [rows @ change.to(rows) for rows, change in zip(self.sums, maps, strict=True)]
+            self.sums = truncated(self.sums[USER], self.sums[ITEM], MEAN_RANKS * k, self.ratings)
 
     def mean_model(self) -> MatrixFactorization:
         """The model without features, of several times the rank, that predicts the mean of at least one product."""
@@ -108,10 +97,21 @@ class ProductMean:
             self.session_sum = state["session_sum"].to(self.model.device)
 
 
-def truncated(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors of at most `rank` columns whose product is left rightᵀ, (n, m), cut to its largest singular values."""
-    left_map, right_map = truncating_maps(gram(left), gram(right), rank, torch.finfo(left.dtype).eps)
-    return left @ left_map.to(left), right @ right_map.to(right)
+def truncated(left: Tensor, right: Tensor, rank: int, ratings: Ratings | None = None) -> list[Tensor]:
+    """Factors of at most `rank` columns whose product is left rightᵀ, (n, m), cut to its largest singular values.
+
+    Args:
+        left, right: tables of users' and of items' rows.
+        ratings: the training ratings, if tables are partial.
+    """
+    eps = torch.finfo(left.dtype).eps
+    if ratings is None:
+        maps = truncating_maps(gram(left), gram(right), rank, eps)
+    else:
+        users, items = (ratings.row_sum(entity, table, gram).cpu() for entity, table in enumerate((left, right)))
+        # Processes on unlike hosts may get other eigenvectors, but must cut alike.
+        maps = ratings.from_first(truncating_maps(users, items, rank, eps))
+    return [table @ change.to(table) for table, change in zip((left, right), maps, strict=True)]
 
 
 def truncating_maps(left_gram: Tensor, right_gram: Tensor, rank: int, eps: float) -> tuple[Tensor, Tensor]:

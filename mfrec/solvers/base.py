@@ -220,7 +220,7 @@ def _check_partition(model: MatrixFactorization, ratings: Ratings) -> None:
 
     blocks = [name for entity in model.entities for name in entity.feature_blocks]
     for is_refused, kind in (
-        (model.sessions is not None, "session biases"),
+        (model.sessions is not None, CAPABILITIES["sessions"]),
         (IMPLICIT_BLOCK in blocks, "implicit features"),
     ):
         if is_refused:

@@ -194,16 +194,11 @@ class BlockSGD(Solver):
         tables: tuple[list[Tensor], list[Tensor]] = ([], [])
         for t, term in enumerate(self.terms):
             tables[term.entity].extend(kept[t] for kept in (weights, self.velocity, self.squares) if kept)
-        holders = torch.zeros(self.grid[ITEM], dtype=torch.int64)
+        owners, here = rotation.owners.tolist(), rotation.processes.index
         for turn in turns(order, self.grid):
-            holders = holders.clone()
             cells = [self.blocks[b].cell for b in turn]
-            owners = [int(rotation.owners[p]) for p, _ in cells]
-            for (_, q), owner in zip(cells, owners, strict=True):
-                holders[q] = owner
-            rotation.send_items(tables[ITEM], holders)
-            here = rotation.processes.index
-            self._visit([b for b, owner in zip(turn, owners, strict=True) if owner == here], weights, lr)
+            rotation.send_items(tables[ITEM], {q: owners[p] for p, q in cells})
+            self._visit([b for b, (p, _) in zip(turn, cells, strict=True) if owners[p] == here], weights, lr)
         rotation.complete(*tables)
 
     def _update(self, block: Block, block_counts: list[Tensor], weights: list[Tensor], lr: float) -> None:

@@ -175,7 +175,7 @@ class Chain:
 
     def _draw_precision(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """(λ′, 0), each (k,), of a block of feature weights."""
-        squares = weights.double().square().sum(0)
+        squares = column_totals(weights.double().square())
         shape = torch.full(squares.shape, PRIOR_SHAPE + 0.5 * len(weights), dtype=torch.float64)
         return self._gamma(shape, PRIOR_RATE + 0.5 * squares).to(weights.dtype), torch.zeros_like(weights[0])
 

@@ -9,7 +9,7 @@ ratings of the next block are: at the process that owns the block's users.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 
 import torch
@@ -27,13 +27,13 @@ class Rotation:
 
     Attributes:
         owners: (n_user_groups,) the process that owns each user group.
-        holders: (n_item_groups,) the process that holds the last values of each item group; None if every process does.
+        holders: the process that holds the last values of each item group; None if every process does.
     """
 
     def __init__(self, processes: Processes, groups: Sequence[Tensor], n_groups: tuple[int, int]) -> None:
         self.processes, self.groups = processes, groups
         self.owners = torch.arange(n_groups[0]) * processes.count // n_groups[0]
-        self.holders: Tensor | None = None
+        self.holders: list[int] | None = None
         # The items of each group.
         counts = torch.bincount(groups[1], minlength=n_groups[1]).tolist()
         self.members = torch.argsort(groups[1], stable=True).split(counts)
@@ -55,21 +55,23 @@ class Rotation:
 
         return received(users), received(items), received(targets), None if weights is None else received(weights)
 
-    def send_items(self, parameters: Sequence[Tensor], receivers: Tensor) -> None:
-        """Bring each item group to a process, unless it is there.
+    def send_items(self, parameters: Sequence[Tensor], receivers: Mapping[int, int]) -> None:
+        """Bring some item groups to a process each, unless they are there.
 
         Args:
             parameters: (n_items, …) each; their rows are overwritten.
-            receivers: (n_item_groups,) the process that is to hold each group.
+            receivers: the process that is to hold a group, by the number of the group.
         """
-        holders, self.holders = self.holders, receivers
-        if holders is None:
+        if self.holders is None:
+            # Every process has the last values of all groups.
+            self.holders = [receivers.get(group, 0) for group in range(len(self.members))]
             return
-        here, everyone = self.processes.index, range(self.processes.count)
-        pairs = zip(holders.tolist(), receivers.tolist(), strict=True)
-        moves = [(group, move) for group, move in enumerate(pairs) if move[0] != move[1]]
+        here, everyone, holders = self.processes.index, range(self.processes.count), self.holders
+        moves = [(group, (holders[group], to)) for group, to in receivers.items() if holders[group] != to]
         if not moves:
             return
+        for group, (_, to) in moves:
+            holders[group] = to
         leaving = [[group for group, move in moves if move == (here, process)] for process in everyone]
         arriving = [[group for group, move in moves if move == (process, here)] for process in everyone]
         counts = [
@@ -87,7 +89,7 @@ class Rotation:
         assert self.holders is not None, "items must be sent before"
         for parameters, groups, process in (
             (user_parameters, self.groups[0], self.owners),
-            (item_parameters, self.groups[1], self.holders),
+            (item_parameters, self.groups[1], torch.tensor(self.holders)),
         ):
             where = process.index_select(0, groups.long())
             order = torch.argsort(where, stable=True)

@@ -136,7 +136,8 @@ class SGD(Solver):
         for shift in torch.randperm(P, generator=self.generator).tolist():
             if self.rotation is not None:
                 # User group g meets item group (g + shift) mod P.
-                self.rotation.send_items(self._parameters(ITEM), self.rotation.owners.roll(shift))
+                receivers = dict(enumerate(self.rotation.owners.roll(shift).tolist()))
+                self.rotation.send_items(self._parameters(ITEM), receivers)
 
             def run(group: int, shift: int = shift) -> None:
                 block = group * P + (group + shift) % P
